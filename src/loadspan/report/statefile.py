@@ -1,0 +1,143 @@
+"""State files: what a process had open a moment ago. They serve the progress display, and the last words of a killed process."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATE_GLOB = "state-*.json"
+_LARGEST_FILE = 16 << 20  # a state of a few loads is some kB; anything larger is something else
+_LARGEST_NUMBER = 1 << 63
+_FRESH = 2_000_000_000  # a process with an open load writes ten times a second, unless something holds the interpreter lock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningStage:
+    """A stage that was open when the state was written."""
+
+    name: str
+    start: int
+    size: int | None
+    file_size: int | None
+    file: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningLoad:
+    """A load that was open when the state was written, with its innermost open stages."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    model: str | None
+    loader: str | None
+    implicit: bool
+    start: int
+    size: int | None
+    stages: tuple[RunningStage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One state file. Times in nanoseconds since the epoch."""
+
+    pid: int
+    parent_pid: int | None
+    command: str | None
+    updated: int
+    ended: bool
+    closed: int
+    loads: tuple[RunningLoad, ...]
+
+    def alive(self, now: int) -> bool:
+        """Whether it still ran at *now*: it said so within two seconds, or this machine runs a process of this number that old."""
+        return not self.ended and (now - self.updated < _FRESH or _runs_since(self.pid, self.updated, now))
+
+
+def _runs_since(pid: int, before: int, now: int) -> bool:
+    """Whether process *pid* of this machine was started *before*: a later one has only inherited the number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        # The name may hold spaces and brackets, so count from its closing one: state is the first field, the start time the twentieth.
+        fields = stat.rpartition(")")[2].split()
+        state, started = fields[0], int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return False
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    return state not in "ZX" and now - age * 1e9 < before
+
+
+def read_all(folder: Path) -> list[Process]:
+    """Every readable state of a run folder, by pid."""
+    found = (read(path) for path in folder.glob(STATE_GLOB))
+    return sorted((process for process in found if process), key=lambda process: process.pid)
+
+
+def read(path: Path) -> Process | None:
+    """One state file, or None where it is missing, torn or something else."""
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(_LARGEST_FILE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    pid, updated = (_number(document.get(key)) for key in ("pid", "updated")) if isinstance(document, dict) else (None, None)
+    if not pid or updated is None:  # pid 0 would address our own process group
+        return None
+    return Process(
+        pid=pid,
+        parent_pid=_number(document.get("parent_pid")),
+        command=_text(document.get("command")),
+        updated=updated,
+        ended=document.get("ended") is True,
+        closed=_number(document.get("closed")) or 0,
+        loads=tuple(_loads(document.get("loads"))),
+    )
+
+
+def _loads(items: Any) -> Iterator[RunningLoad]:
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        trace_id, span_id, start = _text(item.get("trace_id")), _text(item.get("span_id")), _number(item.get("start"))
+        if trace_id and span_id and start:
+            yield RunningLoad(
+                trace_id=trace_id,
+                span_id=span_id,
+                parent_id=_text(item.get("parent_id")) or None,
+                model=_text(item.get("model")),
+                loader=_text(item.get("loader")),
+                implicit=item.get("implicit") is True,
+                start=start,
+                size=_number(item.get("size")),
+                stages=tuple(_stages(item.get("stages"))),
+            )
+
+
+def _stages(items: Any) -> Iterator[RunningStage]:
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        name, start = _text(item.get("name")), _number(item.get("start"))
+        if name and start:
+            yield RunningStage(
+                name=name,
+                start=start,
+                size=_number(item.get("size")),
+                file_size=_number(item.get("file_size")),
+                file=_text(item.get("file")),
+            )
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_NUMBER else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

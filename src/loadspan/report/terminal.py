@@ -1,0 +1,182 @@
+"""A waterfall as lines of text, for a given width, with or without color."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loadspan import names, units
+from loadspan.report.text import BOLD, DIM, RED, Piece, cells, clean, join, left, right, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loadspan.report.timeline import Interval, Row, Waterfall
+
+NARROWEST = 48
+_INDENT = "  "
+_LABEL, _SECONDS, _SIZE, _THROUGHPUT = len(names.LOAD_STATE_DICT), 8, 7, 9  # least widths, so that the columns of several loads agree
+_LONGEST_LABEL = 26
+_DEEPEST = 5  # levels that are indented
+_FACTS_BESIDE = 56  # columns left of bar and facts from which they share a line
+_WIDEST_BAR = 60
+
+# One color per stage, of the sixteen that every theme defines.
+_COLORS = {
+    names.DOWNLOAD: "34",
+    names.READ: "36",
+    names.DECRYPT: "35",
+    names.DESERIALIZE: "33",
+    names.INITIALIZE: "94",
+    names.LOAD_STATE_DICT: "32",
+    names.CONVERT: "95",
+    names.MERGE_LORA: "93",
+    names.TO_DEVICE: "92",
+    names.COMPILE: "96",
+    names.CACHE: "37",
+    names.OTHER: "90",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How to draw: *width* in columns, *color* as escape sequences, *blocks* where the output can show more than ASCII."""
+
+    width: int = 80
+    color: bool = False
+    blocks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    label: int
+    bar: int
+    seconds: int
+    size: int
+    throughput: int
+    facts: int
+    """0: the facts have lines of their own, below."""
+
+
+def lines(waterfall: Waterfall, look: Look) -> list[str]:
+    """All lines of one load: header, stages, other."""
+    width = max(look.width, NARROWEST)
+    columns = _columns(waterfall.rows, width)
+    found = _header(waterfall, width)
+    shown = {row.error for row in waterfall.rows if row.error}
+    if waterfall.failure and waterfall.failure not in shown:
+        found += [[(_INDENT, ""), *line] for line in wrap([(clean(waterfall.failure), RED)], width - 2)]
+    for index, row in enumerate(waterfall.rows):
+        below = waterfall.rows[index + 1] if index + 1 < len(waterfall.rows) else None
+        inherited = below is not None and below.depth > row.depth and below.error == row.error
+        lost = row.error is not None or (row.running and waterfall.died)
+        found += _row(row, columns, look, lost=lost, error=None if inherited else row.error)
+    return [join(line, color=look.color) for line in found]
+
+
+def headline(waterfall: Waterfall, look: Look) -> str:
+    """The load in one line."""
+    return join(_header(waterfall, 1 << 16)[0], color=look.color)
+
+
+def _header(waterfall: Waterfall, width: int) -> list[list[Piece]]:
+    bad = waterfall.failure is not None or waterfall.died
+    pieces: list[Piece] = [(names.LOAD_SPAN, f"{BOLD};{RED}" if bad else BOLD)]
+    if waterfall.name:
+        pieces.append((clean(waterfall.name), BOLD))
+    if waterfall.duration is not None:
+        pieces.append((units.seconds(waterfall.duration), BOLD))
+    if waterfall.ending:
+        pieces.append((clean(waterfall.ending), RED if waterfall.died else ""))
+    if waterfall.size is not None:
+        pieces.append((units.size(waterfall.size), ""))
+    if waterfall.coverage is not None:
+        pieces.append((f"coverage {100 * waterfall.coverage:.1f} %", ""))
+    if waterfall.notes:
+        pieces.append((f"({clean(', '.join(waterfall.notes))})", RED if waterfall.failure else DIM))
+    first, *rest = wrap(pieces, width)
+    return [first, *([(_INDENT, ""), *line] for line in rest)]
+
+
+def _cells_of(row: Row) -> tuple[str, str, str]:
+    """The row's texts for seconds, size and throughput; unknown is empty."""
+    return (
+        units.seconds(row.duration) if row.duration is not None else "",
+        units.size(row.size) if row.size is not None else "",
+        units.throughput(row.throughput) if row.throughput is not None else "deferred" if row.deferred else "",
+    )
+
+
+def _columns(rows: tuple[Row, ...], width: int) -> _Columns:
+    texts = [_cells_of(row) for row in rows]
+    label = max([_LABEL, *(2 * min(row.depth, _DEEPEST) + cells(clean(row.label)) for row in rows)])
+    label = min(label, _LONGEST_LABEL, width // 3)
+    # 16: a hostile number may have 300 digits.
+    seconds, size, throughput = (
+        max(least, *(min(len(text), 16) for text in column), least)
+        for least, column in zip((_SECONDS, _SIZE, _THROUGHPUT), zip(*texts, strict=True) if texts else ((), (), ()), strict=True)
+    )
+    rest = width - (2 + label + 2 + 2 + seconds + 2 + size + 2 + throughput)
+    if rest < _FACTS_BESIDE:
+        return _Columns(label, max(rest, 4), seconds, size, throughput, 0)
+    bar = min(rest * 2 // 5, _WIDEST_BAR)
+    return _Columns(label, bar, seconds, size, throughput, rest - bar - 2)
+
+
+def _row(row: Row, columns: _Columns, look: Look, *, lost: bool, error: str | None) -> Iterator[list[Piece]]:
+    """The lines of one row: *lost* paints it red, *error* is told below it."""
+    color = _COLORS.get(row.label, "")
+    seconds, size, throughput = _cells_of(row)
+    line: list[Piece] = [
+        (_INDENT, ""),
+        (
+            left("  " * min(row.depth, _DEEPEST) + clean(row.label), columns.label),
+            RED if lost else BOLD if row.depth == 0 and color else "",
+        ),
+        ("  ", ""),
+        *_bar(row.bars, columns.bar, RED if lost else color, look),
+        ("  ", ""),
+        (right(seconds, columns.seconds), BOLD),
+        ("  ", ""),
+        (right(size, columns.size), ""),
+        ("  ", ""),
+        (right(throughput, columns.throughput), DIM if row.deferred and not row.throughput else ""),
+    ]
+    facts: list[Piece] = [(clean(fact), DIM) for fact in row.facts]
+    if columns.facts:
+        indent = 2 + columns.label + 2 + columns.bar + 2 + columns.seconds + 2 + columns.size + 2 + columns.throughput + 2
+        first, *rest = wrap(facts, columns.facts) or [[]]
+        yield [*line, ("  ", ""), *first]
+    else:
+        indent = 2 + columns.label + 2
+        rest = wrap(facts, max(look.width, NARROWEST) - indent)
+        yield line
+    for more in rest:
+        yield [(" " * indent, ""), *more]
+    if error is not None:
+        indent = 2 + columns.label + 2
+        yield [(" " * indent, ""), *wrap([(clean(error), RED)], max(look.width, NARROWEST) - indent)[0]]
+
+
+def _bar(bars: tuple[Interval, ...], width: int, color: str, look: Look) -> list[Piece]:
+    """The bar in half columns; the shortest interval still gets one."""
+    filled: set[int] = set()
+    for start, end in bars:
+        first = min(int(start * 2 * width), 2 * width - 1)
+        filled.update(range(first, max(first + 1, round(end * 2 * width))))
+    if not bars:
+        return [(" " * width, "")]
+    drawn = [(2 * column in filled, 2 * column + 1 in filled) for column in range(width)]
+    if not look.blocks:
+        return [("".join("#" if any(halves) else "-" for halves in drawn), "")]
+    pieces: list[Piece] = []
+    for halves in drawn:
+        text, style = _BLOCKS[halves], color if any(halves) else DIM
+        if pieces and pieces[-1][1] == style:
+            pieces[-1] = (pieces[-1][0] + text, style)
+        else:
+            pieces.append((text, style))
+    return pieces
+
+
+_BLOCKS = {(True, True): "█", (True, False): "▌", (False, True): "▐", (False, False): "·"}

@@ -1,0 +1,331 @@
+"""
+A load as rows of a waterfall: plain data, without a width, a color or an escape sequence.
+
+Facts are short texts; a fact that was not recorded has no text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loadspan import names, units
+from loadspan.model import Load, Stage
+from loadspan.report.tree import LAST_SEEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from loadspan.model import Span
+
+Interval = tuple[float, float]
+
+MAX_ROWS = 40
+"""Stages drawn for one load: a page of a terminal. The longest stay, the others are counted."""
+
+_WARM, _COLD = 0.005, 0.995  # shares that print as 0 % and 100 %
+_WORTH_SAYING = 0.01  # share of the duration below which blocked time explains nothing
+_FRAMES = 3
+_SAME_SIZE = 0.01  # sizes that differ less are said once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the waterfall. `start` and durations in seconds, `bars` as shares of the view from 0 to 1."""
+
+    label: str
+    depth: int = 0
+    bars: tuple[Interval, ...] = ()
+    start: float | None = None
+    duration: float | None = None
+    exclusive: float | None = None
+    size: int | None = None
+    throughput: float | None = None
+    deferred: bool = False
+    running: bool = False
+    facts: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waterfall:
+    """One load, ready to be drawn."""
+
+    name: str | None
+    duration: float | None
+    size: int | None
+    coverage: float | None
+    notes: tuple[str, ...]
+    """How the load came about: loader, implicit, ..."""
+    failure: str | None
+    """Type and message of the exception that ended it."""
+    ending: str | None
+    """Where it was last seen, for a load that never ended."""
+    died: bool
+    rows: tuple[Row, ...]
+
+
+def waterfall(load: Load, *, running: bool = False, show_pid: bool = False) -> Waterfall:
+    """
+    The waterfall of *load*.
+
+    Args:
+        load: an outermost load.
+        running: its process is still at it, so an absent end is no death.
+        show_pid: name the process, where a run had several.
+    """
+    end = _end_of_view(load)
+    spans = list(_nested(load))
+    kept = _longest(spans)
+    rows = [_row(span, depth, load.start, end) for span, depth in spans if id(span) in kept]
+    rows.extend(_folded([span for span, _ in spans if id(span) not in kept]))
+    rows.extend(_other(load, end))
+    return Waterfall(
+        name=load.text(names.MODEL_NAME),
+        duration=load.duration,
+        size=_size(load),
+        coverage=load.number(names.COVERAGE),
+        notes=tuple(_notes(load, show_pid=show_pid)),
+        failure=_failure(load),
+        ending=_ending(load, end, running=running) if load.end is None else None,
+        died=load.end is None and not running,
+        rows=tuple(rows),
+    )
+
+
+def progress(size: int | None, total: int | None) -> str | None:
+    """`12.3 of 20.1 GB`: the unit once if both share it; only the part where the whole is unknown."""
+    if size is None or total is None or size > total:
+        return None if size is None else units.size(size)
+    part, whole = units.size(size), units.size(total)
+    return f"{part.split()[0]} of {whole}" if part.split()[1] == whole.split()[1] else f"{part} of {whole}"
+
+
+def _end_of_view(load: Load) -> int:
+    """The last moment known of the load."""
+    if load.end is not None:
+        return load.end
+    seen = load.attributes.get(LAST_SEEN)
+    moments = [moment for span in load.walk() for moment in (span.start, span.end) if moment is not None]
+    return max([*moments, seen] if isinstance(seen, int) else moments)
+
+
+def _nested(load: Load) -> Iterator[tuple[Span, int]]:
+    todo: list[tuple[Span, int]] = [(child, 0) for child in reversed(load.children)]
+    while todo:
+        span, depth = todo.pop()
+        yield span, depth
+        todo.extend((child, depth + 1) for child in reversed(span.children))
+
+
+def _longest(spans: list[tuple[Span, int]]) -> set[int]:
+    """Identities of the spans to draw: those that are open or failed, then the longest."""
+
+    def weight(item: tuple[Span, int]) -> tuple[bool, float]:
+        span = item[0]
+        return span.end is None or span.error is not None, span.duration or 0
+
+    return {id(span) for span, _ in sorted(spans, key=weight, reverse=True)[:MAX_ROWS]}
+
+
+def _folded(hidden: list[Span]) -> Iterator[Row]:
+    if not hidden:
+        return
+    counts = Counter(span.name for span in hidden)
+    facts = [f"{_count(number)} {name}" for name, number in counts.most_common(4)]
+    if len(counts) > len(facts):
+        facts.append(f"{len(counts) - len(facts)} other names")
+    leaves = [span.duration for span in hidden if span.duration is not None and not span.children]
+    if leaves:
+        facts.append(f"longest {units.seconds(max(leaves))}")
+    yield Row(label=f"{_count(len(hidden))} shorter", facts=tuple(facts))
+
+
+def _row(span: Span, depth: int, origin: int, end: int) -> Row:
+    """The row of one stage or inner load."""
+    seconds, size = span.duration, _size(span)
+    throughput = span.number(names.THROUGHPUT)
+    return Row(
+        label=span.name or "unnamed",
+        depth=depth,
+        bars=(_share(span.start, span.end if span.end is not None else end, origin, end),),
+        start=(span.start - origin) / 1e9,
+        duration=seconds,
+        exclusive=_exclusive(span),
+        size=size,
+        throughput=throughput if throughput and throughput > 0 else None,
+        deferred=span.attributes.get(names.DEFERRED) is True,
+        running=span.end is None,
+        facts=tuple(_facts(span)),
+        error=_failure(span),
+    )
+
+
+def _share(start: int, end: int, origin: int, last: int) -> Interval:
+    whole = max(last - origin, 1)
+    return min(max((start - origin) / whole, 0.0), 1.0), min(max((end - origin) / whole, 0.0), 1.0)
+
+
+def _gaps(children: Iterable[Span], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of start..end that no child covers."""
+    reached = start
+    for child in children:  # sorted by start
+        if child.start > reached:
+            yield reached, min(child.start, end)
+        reached = max(reached, child.end if child.end is not None else end)
+        if reached >= end:
+            return
+    if reached < end:
+        yield reached, end
+
+
+def _exclusive(span: Span) -> float | None:
+    """Seconds in which none of its children ran."""
+    if span.end is None:
+        return None
+    return sum(end - start for start, end in _gaps(span.children, span.start, span.end)) / 1e9
+
+
+def _other(load: Load, end: int) -> Iterator[Row]:
+    seconds = load.number(names.partition(names.OTHER))
+    if seconds is None:
+        return
+    frames = load.attributes.get(names.OTHER_FRAMES)
+    gaps = [_share(start, stop, load.start, end) for start, stop in _gaps(load.children, load.start, end)] if seconds > 0 else []
+    yield Row(
+        label=names.OTHER,
+        bars=tuple(gaps),
+        duration=seconds,
+        exclusive=seconds,
+        facts=frames[:_FRAMES] if isinstance(frames, tuple) else (),
+    )
+
+
+def _size(span: Span) -> int | None:
+    size = span.number(names.SIZE)
+    return int(size) if size is not None and size >= 0 else None
+
+
+def _failure(span: Span) -> str | None:
+    kind = span.text(names.ERROR_TYPE)
+    if span.error is None and kind is None:
+        return None
+    message = " ".join((span.error or "").split())
+    # Both "ValueError" + "ValueError: boom" and "builtins.ValueError" + "boom" occur.
+    short = (kind or "").rpartition(".")[2]
+    if not message or not short or message.startswith(short):
+        return message or kind or "failed"
+    return f"{short}: {message}"
+
+
+def _notes(load: Load, *, show_pid: bool) -> Iterator[str]:
+    if loader := load.text(names.LOADER):
+        yield loader
+    if load.attributes.get(names.IMPLICIT) is True:
+        yield "implicit"
+    if (folded := load.number(names.FOLDED)) and folded > 1:
+        yield f"stands for {_count(folded)} loads"
+    if show_pid and load.pid is not None:
+        yield f"process {load.pid}"
+    if load.error is not None or load.text(names.ERROR_TYPE):
+        yield f"FAILED {(load.text(names.ERROR_TYPE) or '').rpartition('.')[2]}".rstrip()
+
+
+def _ending(load: Load, end: int, *, running: bool) -> str:
+    """`died in read at 12.3 of 20.1 GB after 41.2 s`."""
+    after = f" after {units.seconds((end - load.start) / 1e9)}"
+    if not load.open_stages:
+        return f"{'open' if running else 'never ended, last seen'}{after}"
+    stages = []
+    for stage in load.open_stages:
+        moved = progress(stage.size, stage.file_size)
+        stages.append(f"{stage.name} at {moved}" if moved else stage.name)
+    return f"{'now' if running else 'died'} in {' and '.join(stages)}{after}"
+
+
+def _facts(span: Span) -> Iterator[str]:
+    for describe in _DESCRIBE:
+        yield from describe(span)
+
+
+def _model_facts(span: Span) -> Iterator[str]:
+    if isinstance(span, Load):
+        if name := span.text(names.MODEL_NAME):
+            yield name
+        yield from _notes(span, show_pid=False)
+    elif name := span.text(names.ADAPTER_NAME):
+        yield f"adapter {name}"
+
+
+def _file_facts(span: Span) -> Iterator[str]:
+    if path := span.text(names.FILE_PATH):
+        yield path.rstrip("/").rpartition("/")[2] or path
+    if (files := span.number(names.FILE_COUNT)) and files > 1:
+        yield f"{_count(files)} files"
+    for name in (names.FORMAT, names.FILESYSTEM_TYPE, names.READ_METHOD):
+        if text := span.text(name):
+            yield text
+
+
+def _cache_facts(span: Span) -> Iterator[str]:
+    cold, stored, size = span.number(names.CACHE_COLD), span.number(names.IO_STORAGE_READ), _size(span)
+    if cold is not None and (cold <= _WARM or cold >= _COLD):
+        yield "warm" if cold <= _WARM else "cold"
+        if cold <= _WARM or (stored and size and abs(stored - size) < _SAME_SIZE * size):
+            return
+    if stored:
+        yield f"{units.size(stored)} from storage"
+    elif cold is not None and _WARM < cold < _COLD:
+        yield f"{cold:.0%} from storage".replace("%", " %")
+
+
+def _call_facts(span: Span) -> Iterator[str]:
+    if calls := span.number(names.OPERATION_COUNT):
+        yield f"{_count(calls)} {'call' if calls == 1 else 'calls'}"
+    if (at_once := span.number(names.CONCURRENCY)) and at_once > 1:
+        yield f"{_count(at_once)} at once"
+    blocked, duration = span.number(names.BLOCKED_TIME), span.duration
+    if blocked is not None and duration and blocked >= _WORTH_SAYING * duration:
+        yield f"blocked {units.seconds(blocked)}"
+    if span.children and (own := _exclusive(span)) is not None and isinstance(span, Stage):
+        yield f"exclusive {units.seconds(own)}"
+
+
+def _work_facts(span: Span) -> Iterator[str]:
+    if cipher := span.text(names.CIPHER):
+        yield cipher
+    if derivation := span.number(names.KEY_DERIVATION_TIME):
+        yield f"key derivation {units.seconds(derivation)}"
+    if dtype := span.text(names.DTYPE):
+        yield dtype
+    for name, verb in ((names.MERGED_LAYERS, "merged"), (names.INJECTED_LAYERS, "injected")):
+        if layers := span.number(name):
+            yield f"{verb} {_count(layers)} {'layer' if layers == 1 else 'layers'}"
+    hit = span.attributes.get(names.CACHE_HIT)
+    if isinstance(hit, bool):
+        yield "cache hit" if hit else "cache miss"
+
+
+def _device_facts(span: Span) -> Iterator[str]:
+    if kind := span.text(names.DEVICE_TYPE):
+        index = span.number(names.DEVICE_INDEX)
+        yield kind if index is None else f"{kind}:{index:.0f}"
+    pinned = span.attributes.get(names.HOST_MEMORY_PINNED)
+    if isinstance(pinned, bool):
+        yield "pinned" if pinned else "pageable"
+
+
+_DESCRIBE: tuple[Callable[[Span], Iterator[str]], ...] = (
+    _model_facts,
+    _file_facts,
+    _cache_facts,
+    _work_facts,
+    _device_facts,
+    _call_facts,
+)
+
+
+def _count(number: float) -> str:
+    """1 200: the space of the international system, which no language reads as a decimal point."""
+    return f"{number:,.0f}".replace(",", " ")
