@@ -120,6 +120,8 @@ def register() -> str:
             library.impl("empty.memory_format", _empty, "PrivateUse1")
             library.impl("empty_strided", _empty_strided, "PrivateUse1")
             _registered.append(library)
+    # torch imports half a second of modules at the first operation of a device written in Python: not in somebody's first `.to()`.
+    torch.empty(0).to(NAME)
     return f"{NAME}:0"
 
 
