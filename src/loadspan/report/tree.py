@@ -15,7 +15,7 @@ from loadspan.model import Load, OpenStage, Stage
 from loadspan.report.otlp import RawSpan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from loadspan.model import Value
     from loadspan.report.statefile import Process, RunningLoad
@@ -194,5 +194,5 @@ class _Forest:
         )
 
 
-def _present(values: dict[str, Value | None]) -> dict[str, Value]:
+def _present(values: Mapping[str, Value | None]) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
