@@ -205,14 +205,14 @@ class Report:
         if self._watch.shown and (len(recording.loads) > 1 or self._scrolled_away()):
             found += self._summary(recording)
         where = shlex.quote(clean(str(self._folder)))
-        return [*found, f"loadspan: recorded in {clean(str(self._folder))}. Show it again: loadspan show {where}"]
+        return [*found, f"loadspan: show it again with: loadspan show {where}"]
 
     def _unfinished(self, recording: Recording) -> list[str]:
         """Waterfalls of the loads without an end, which were never drawn."""
         now = time.time_ns()
         found = []
         for load in [load for load in recording.loads if load.end is None][:_MOST_SUMMED_UP]:
-            waterfall = timeline.waterfall(load, running=recording.running(load, now), show_pid=True)
+            waterfall = timeline.waterfall(load, running=recording.running(load, now, here=True), show_pid=True)
             found += ["", *terminal.lines(waterfall, self._look)]
         return [*found, ""] if found else []
 
@@ -228,8 +228,8 @@ class Report:
         if len(loads) > len(kept):
             title += f", the {len(kept)} longest of them"
         several = len({load.pid for load in loads}) > 1
-        drawn = [timeline.waterfall(load, running=recording.running(load, now), show_pid=several) for load in kept]
-        return [self._paint(title, BOLD), *(f"  {terminal.headline(waterfall, self._look)}" for waterfall in drawn)]
+        drawn = [timeline.waterfall(load, running=recording.running(load, now, here=True), show_pid=several) for load in kept]
+        return [self._paint(title, BOLD), *terminal.summary(drawn, self._look), ""]
 
     def _paint(self, text: str, style: str) -> str:
         return join([(text, style)], color=self._look.color)
@@ -238,7 +238,4 @@ class Report:
 def _why_nothing(recording: Recording) -> str:
     if recording.processes:
         return "The program was watched, and loaded no model in a way loadspan knows. Mark it with @loadspan.stage(...)."
-    return (
-        "Likely it loaded no model, or its Python is not the one loadspan is installed in "
-        f"({sys.executable}), or it started with -I, -E, -S or an emptied environment."
-    )
+    return f"Either it loads no model, or it does not run {sys.executable}, or it runs it with -I, -E, -S or without our environment."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from loadspan import units
 from loadspan.report import terminal, timeline
 from loadspan.report.follow import Follower
-from loadspan.report.text import BOLD, DIM, GREEN, clean, join, wrap
+from loadspan.report.text import BOLD, DIM, GREEN, cells, clean, join, left, wrap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ MOST_WATERFALLS = 20
 
 _PATIENCE = 400_000_000  # a load that is over sooner needs no progress
 _BAR = 24
+_LONGEST = 30  # columns of a name
 _SMOOTHING = 0.3  # weight of the newest throughput: the kernel reads in bursts
 
 
@@ -90,7 +91,8 @@ class Watch:
 
     def _progress(self) -> list[str]:
         now = time.time_ns()
-        lines, speeds = [], {}
+        lines: list[list[Piece]] = []
+        speeds = {}
         for process in self._follower.processes:
             if process.ended or not process.alive(now):
                 continue
@@ -104,16 +106,20 @@ class Watch:
                     key = (load.span_id, stage.name, stage.start)
                     speeds[key] = self._speeds.get(key) or _Speed(stage.size, process.updated)
                     speed = speeds[key].take(stage.size, process.updated)
-                lines.append(self._line(process, load, stage, speed, now))
+                lines.append(self._pieces(process, load, stage, speed, now))
         self._speeds = speeds
-        return lines
+        for column in (0, 1):  # name and stage, so that bars stand below each other
+            widest = max((cells(line[column][0]) for line in lines if len(line) > column), default=0)
+            for line in lines:
+                line[column] = (left(line[column][0], min(widest, _LONGEST)), line[column][1])
+        width = max(self._screen.columns, terminal.NARROWEST // 2)
+        return [join(wrap(line, width)[0], color=self._look.color) for line in lines]
 
-    def _line(self, process: Process, load: RunningLoad, stage: RunningStage | None, speed: float | None, now: int) -> str:
-        pieces: list[Piece] = [(clean(load.model or "load"), BOLD)]
+    def _pieces(self, process: Process, load: RunningLoad, stage: RunningStage | None, speed: float | None, now: int) -> list[Piece]:
+        pieces: list[Piece] = [(clean(load.model or "load"), BOLD), (clean(stage.name) if stage else "", "")]
         if len(self._pids) > 1:
             pieces.append((f"process {process.pid}", DIM))
         if stage is not None:
-            pieces.append((clean(stage.name), ""))
             if stage.size is not None and stage.file_size:
                 pieces.append((self._bar(stage.size / stage.file_size), GREEN))
             if moved := timeline.progress(stage.size, stage.file_size):
@@ -125,7 +131,7 @@ class Watch:
         pieces.append((units.seconds((now - load.start) / 1e9), BOLD))
         if stage is not None and stage.file:
             pieces.append((clean(stage.file.rpartition("/")[2]), DIM))
-        return join(wrap(pieces, max(self._screen.columns, terminal.NARROWEST // 2))[0], color=self._look.color)
+        return pieces
 
     def _bar(self, share: float) -> str:
         full, empty = ("█", "·") if self._look.blocks else ("#", "-")

@@ -56,9 +56,15 @@ class Process:
     closed: int
     loads: tuple[RunningLoad, ...]
 
-    def alive(self, now: int) -> bool:
-        """Whether it still ran at *now*: it said so within two seconds, or this machine runs a process of this number that old."""
-        return not self.ended and (now - self.updated < _FRESH or _runs_since(self.pid, self.updated, now))
+    def alive(self, now: int, *, here: bool = False) -> bool:
+        """
+        Whether it still ran at *now*: this machine runs a process of this number that old, or it said so within two seconds.
+
+        Args:
+            now: nanoseconds since the epoch.
+            here: it is a process of this machine, so only the machine is asked.
+        """
+        return not self.ended and ((not here and now - self.updated < _FRESH) or _runs_since(self.pid, self.updated, now))
 
 
 def _runs_since(pid: int, before: int, now: int) -> bool:

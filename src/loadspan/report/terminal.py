@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
     from loadspan.report.timeline import Interval, Row, Waterfall
 
-NARROWEST = 48
+NARROWEST = 60
 _INDENT = "  "
 _LABEL, _SECONDS, _SIZE, _THROUGHPUT = len(names.LOAD_STATE_DICT), 8, 7, 9  # least widths, so that the columns of several loads agree
 _LONGEST_LABEL = 26
+_LONGEST_NAME = 40
 _DEEPEST = 5  # levels that are indented
 _FACTS_BESIDE = 56  # columns left of bar and facts from which they share a line
-_WIDEST_BAR = 60
+_NARROWEST_BAR, _WIDEST_BAR = 6, 60
+_LONGEST_NUMBER = 12  # a hostile one may have 300 digits
 
 # One color per stage, of the sixteen that every theme defines.
 _COLORS = {
@@ -79,6 +81,20 @@ def headline(waterfall: Waterfall, look: Look) -> str:
     return join(_header(waterfall, 1 << 16)[0], color=look.color)
 
 
+def summary(waterfalls: list[Waterfall], look: Look) -> list[str]:
+    """One line per load, in columns."""
+    names_of = [clean(waterfall.name or names.LOAD_SPAN) for waterfall in waterfalls]
+    label = min(max(map(cells, names_of), default=0), _LONGEST_NAME)
+    found = []
+    for name, waterfall in zip(names_of, waterfalls, strict=True):
+        seconds = units.seconds(waterfall.duration) if waterfall.duration is not None else ""
+        lost = waterfall.failure is not None or waterfall.died
+        pieces = [(_INDENT, ""), (left(name, label), RED if lost else ""), (right(seconds, _SECONDS + 4), BOLD), ("  ", "")]
+        details = wrap(_details(waterfall), max(look.width, NARROWEST) - label - _SECONDS - 8)
+        found.append(join([*pieces, *(details[0] if details else [])], color=look.color))
+    return found
+
+
 def _header(waterfall: Waterfall, width: int) -> list[list[Piece]]:
     bad = waterfall.failure is not None or waterfall.died
     pieces: list[Piece] = [(names.LOAD_SPAN, f"{BOLD};{RED}" if bad else BOLD)]
@@ -86,16 +102,22 @@ def _header(waterfall: Waterfall, width: int) -> list[list[Piece]]:
         pieces.append((clean(waterfall.name), BOLD))
     if waterfall.duration is not None:
         pieces.append((units.seconds(waterfall.duration), BOLD))
+    first, *rest = wrap([*pieces, *_details(waterfall)], width)
+    return [first, *([(_INDENT, ""), *line] for line in rest)]
+
+
+def _details(waterfall: Waterfall) -> list[Piece]:
+    """What is known of the load beyond name and duration."""
+    pieces: list[Piece] = []
     if waterfall.ending:
         pieces.append((clean(waterfall.ending), RED if waterfall.died else ""))
-    if waterfall.size is not None:
+    if waterfall.size is not None and not waterfall.ending:  # the ending says how far it came
         pieces.append((units.size(waterfall.size), ""))
     if waterfall.coverage is not None:
         pieces.append((f"coverage {100 * waterfall.coverage:.1f} %", ""))
     if waterfall.notes:
         pieces.append((f"({clean(', '.join(waterfall.notes))})", RED if waterfall.failure else DIM))
-    first, *rest = wrap(pieces, width)
-    return [first, *([(_INDENT, ""), *line] for line in rest)]
+    return pieces
 
 
 def _cells_of(row: Row) -> tuple[str, str, str]:
@@ -109,16 +131,16 @@ def _cells_of(row: Row) -> tuple[str, str, str]:
 
 def _columns(rows: tuple[Row, ...], width: int) -> _Columns:
     texts = [_cells_of(row) for row in rows]
-    label = max([_LABEL, *(2 * min(row.depth, _DEEPEST) + cells(clean(row.label)) for row in rows)])
-    label = min(label, _LONGEST_LABEL, width // 3)
-    # 16: a hostile number may have 300 digits.
     seconds, size, throughput = (
-        max(least, *(min(len(text), 16) for text in column), least)
-        for least, column in zip((_SECONDS, _SIZE, _THROUGHPUT), zip(*texts, strict=True) if texts else ((), (), ()), strict=True)
+        max(least, *(min(len(text[column]), _LONGEST_NUMBER) for text in texts), least)
+        for column, least in enumerate((_SECONDS, _SIZE, _THROUGHPUT))
     )
-    rest = width - (2 + label + 2 + 2 + seconds + 2 + size + 2 + throughput)
+    numbers = 2 + seconds + 2 + size + 2 + throughput
+    label = max([_LABEL, *(2 * min(row.depth, _DEEPEST) + cells(clean(row.label)) for row in rows)])
+    label = max(min(label, _LONGEST_LABEL, width - numbers - _NARROWEST_BAR - 4), 1)
+    rest = width - (2 + label + 2 + numbers)
     if rest < _FACTS_BESIDE:
-        return _Columns(label, max(rest, 4), seconds, size, throughput, 0)
+        return _Columns(label, min(rest, _WIDEST_BAR), seconds, size, throughput, 0)
     bar = min(rest * 2 // 5, _WIDEST_BAR)
     return _Columns(label, bar, seconds, size, throughput, rest - bar - 2)
 

@@ -25,7 +25,7 @@ MAX_ROWS = 40
 """Stages drawn for one load: a page of a terminal. The longest stay, the others are counted."""
 
 _WARM, _COLD = 0.005, 0.995  # shares that print as 0 % and 100 %
-_WORTH_SAYING = 0.01  # share of the duration below which blocked time explains nothing
+_WORTH_SAYING = 0.01  # share of the duration below which blocked or exclusive time explains nothing
 _FRAMES = 3
 _SAME_SIZE = 0.01  # sizes that differ less are said once
 
@@ -288,7 +288,8 @@ def _call_facts(span: Span) -> Iterator[str]:
     blocked, duration = span.number(names.BLOCKED_TIME), span.duration
     if blocked is not None and duration and blocked >= _WORTH_SAYING * duration:
         yield f"blocked {units.seconds(blocked)}"
-    if span.children and (own := _exclusive(span)) is not None and isinstance(span, Stage):
+    own = _exclusive(span) if span.children and isinstance(span, Stage) else None
+    if own is not None and duration and own >= _WORTH_SAYING * duration:
         yield f"exclusive {units.seconds(own)}"
 
 

@@ -39,9 +39,9 @@ class Recording:
     warnings: list[str]
     """One line each on what could not be read."""
 
-    def running(self, load: Load, now: int) -> bool:
-        """Whether *load* has no end because its process is still at it."""
-        return load.end is None and any(process.pid == load.pid and process.alive(now) for process in self.processes)
+    def running(self, load: Load, now: int, *, here: bool = False) -> bool:
+        """Whether *load* has no end because its process is still at it; *now* and *here* as for `Process.alive`."""
+        return load.end is None and any(process.pid == load.pid and process.alive(now, here=here) for process in self.processes)
 
 
 @dataclass(slots=True)
