@@ -252,7 +252,7 @@ def demo(**arguments: Any) -> int:
 
 
 def test_a_size_too_small_is_refused_with_the_smallest() -> None:
-    with pytest.raises(UserError, match=r"^demo: --size 1: too small\. Ask for 5 \(megabytes\) or more\.$"):
+    with pytest.raises(UserError, match=r"^--size 1: too small\. Ask for 5 \(megabytes\) or more\.$"):
         demo(size=1)
 
 
@@ -265,4 +265,4 @@ def test_a_disk_too_full_is_said_before_anything_is_written(tmp_path: Path) -> N
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     program = "import sys; sys.modules['safetensors'] = None; from loadspan.commands import main; sys.exit(main(['demo']))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (2, "loadspan demo: not installed: safetensors. Run: pip install 'loadspan[cli,demo]'\n")
+    assert (ran.returncode, ran.stderr) == (2, "loadspan demo: safetensors: not installed. Run: pip install 'loadspan[cli,demo]'\n")

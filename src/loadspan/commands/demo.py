@@ -41,6 +41,7 @@ _REQUESTS = (
     ("/generate?adapter=b", "adapter b instead"),
     ("/generate?adapter=a", "adapter a again: from the server's cache, merge, to_device"),
 )
+_PAUSE = 0.4  # the waterfall of one request is on the terminal before the next request is announced
 _FAKE = "fakegpu"
 # Nobody's proxy stands between us and the loopback interface.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -79,7 +80,7 @@ class Demo:
         """
         _require_packages()
         if arguments.size < _SMALLEST:
-            raise UserError(f"demo: --size {arguments.size}: too small. Ask for {_SMALLEST} (megabytes) or more.")
+            raise UserError(f"--size {arguments.size}: too small. Ask for {_SMALLEST} (megabytes) or more.")
         examples = find_examples()
         with _folder(arguments.dir, keep=arguments.keep) as folder:
             _require_space(folder, arguments.size)
@@ -100,13 +101,13 @@ def find_examples() -> Path:
     for folder in (package / "examples", package.parents[1] / "examples"):
         if (folder / "serve.py").is_file():
             return folder
-    raise UserError(f"demo: {package}: this installation has no examples folder. Run: pip install --force-reinstall 'loadspan[cli,demo]'")
+    raise UserError(f"{package}: this installation has no examples folder. Run: pip install --force-reinstall 'loadspan[cli,demo]'")
 
 
 def _require_packages() -> None:
     missing = [package for module, package in _NEEDED.items() if not _is_installed(module)]
     if missing:
-        raise UserError(f"demo: not installed: {', '.join(missing)}. Run: pip install 'loadspan[cli,demo]'")
+        raise UserError(f"{', '.join(missing)}: not installed. Run: pip install 'loadspan[cli,demo]'")
 
 
 def _is_installed(module: str) -> bool:
@@ -123,7 +124,7 @@ def _folder(chosen: Path | None, *, keep: bool) -> Iterator[Path]:
         try:
             chosen.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"demo: {chosen}: {error.strerror}. Name a folder you can write to with --dir.") from None
+            raise UserError(f"{chosen}: {error.strerror}. Name a folder you can write to with --dir.") from None
         yield chosen
         _say(f"the models stay in {chosen}")
         return
@@ -138,21 +139,22 @@ def _folder(chosen: Path | None, *, keep: bool) -> Iterator[Path]:
 
 
 def _require_space(folder: Path, size: int) -> None:
+    needed, free = int(1.1 * size * _MEGABYTE), shutil.disk_usage(folder).free
     present = sum(path.stat().st_size for path in folder.glob("*/*.enc"))
-    needed, free = int(1.1 * size * _MEGABYTE) - present, shutil.disk_usage(folder).free
-    if free < needed:
+    there_already = 0.8 < present / (size * _MEGABYTE) < 1.2  # noqa: PLR2004 - the sizes that make_models.py gives come that close
+    if free < needed and not there_already:
         raise UserError(
-            f"demo: {folder}: {units.size(free)} free, {units.size(needed)} needed. "
+            f"{folder}: {units.size(free)} free, {units.size(needed)} needed. "
             "Name a folder on another disk with --dir, or ask for less with --size."
         )
 
 
 def _make_models(examples: Path, folder: Path, size: int) -> None:
-    _say(f"writing about {units.size(size * _MEGABYTE)} of encrypted models to {folder}")
+    _say(f"about {units.size(size * _MEGABYTE)} of encrypted models in {folder}")
     # A process of its own: this one stays without torch, and what it takes to make models is not there when they are served.
     made = subprocess.run([sys.executable, str(examples / "make_models.py"), str(folder), "--size", str(size)], check=False)  # noqa: S603 - our own program
     if made.returncode:
-        raise UserError(f"demo: make_models.py ended with exit code {made.returncode}. Its messages are above.")
+        raise UserError(f"make_models.py ended with exit code {made.returncode}. Its messages are above.")
 
 
 def _serve(examples: Path, folder: Path) -> tuple[list[_Answer], int]:
@@ -164,12 +166,15 @@ def _serve(examples: Path, folder: Path) -> tuple[list[_Answer], int]:
         process = subprocess.Popen([sys.executable, "-m", "loadspan", "run", "--", *server])  # noqa: S603 - our own programs
         try:
             address = _wait_until_ready(ready, process)
-            answers = [_ask(address, path, purpose) for path, purpose in _REQUESTS]
+            answers = []
+            for path, purpose in _REQUESTS:
+                answers.append(_ask(address, path, purpose))
+                time.sleep(_PAUSE)
             with contextlib.suppress(OSError):  # it is gone already: then its exit code says so
                 _fetch(address, "/stop", b"")
             return answers, process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise UserError(f"demo: the server did not stop within {units.seconds(_STOP_TIMEOUT)}.") from None
+            raise UserError(f"the server did not stop within {units.seconds(_STOP_TIMEOUT)}.") from None
         finally:
             _end(process)
 
@@ -181,9 +186,9 @@ def _wait_until_ready(ready: Path, process: subprocess.Popen[bytes]) -> str:
         if ready.exists() and (address := ready.read_text()):
             return address
         if process.poll() is not None:
-            raise UserError(f"demo: the server ended with exit code {process.returncode} before it answered. Its messages are above.")
+            raise UserError(f"the server ended with exit code {process.returncode} before it answered. Its messages are above.")
         time.sleep(0.05)
-    raise UserError(f"demo: the server did not answer within {units.seconds(_START_TIMEOUT)}.")
+    raise UserError(f"the server did not answer within {units.seconds(_START_TIMEOUT)}.")
 
 
 def _ask(address: str, path: str, purpose: str) -> _Answer:
@@ -227,6 +232,7 @@ def _summarize(answers: list[_Answer]) -> None:
             _say(f"device {device}: no accelerator here. A stand-in in host memory was used: the to_device figures are host memory copies.")
         else:
             _say(f"device {device}")
+    _say("your own program: loadspan run -- python PROGRAM.py")
 
 
 def _say(text: str) -> None:
