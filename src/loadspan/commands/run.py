@@ -77,7 +77,11 @@ class Run:
         record = RunFile(folder, command)
         if not arguments.quiet:
             screen.say(f"loadspan: recording to {clean(str(folder))}")
-        ending = _follow(executable, command, environ, watch)
+        try:
+            ending = _follow(executable, command, environ, watch)
+        except UserError:
+            record.discard()
+            raise
         record.close(ending)
         if not arguments.quiet:
             report = Report(folder, name, ending, watch, look)

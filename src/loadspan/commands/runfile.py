@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import socket
@@ -48,10 +49,14 @@ class RunFile:
     def close(self, ending: Ending) -> None:
         """Add how the command ended. A disk that is full by now must not cost the command its exit code."""
         self._content |= {"ended": time.time_ns(), "exit_code": ending.exit_code, "signal": ending.signal_name}
-        try:
+        with contextlib.suppress(OSError):
             self._write()
-        except OSError:
-            return
+
+    def discard(self) -> None:
+        """Leave nothing behind of a command that never started; a folder with something else in it stays."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+            self._path.parent.rmdir()
 
     def _write(self) -> None:
         # Replaced in one go: a reader never sees half of it, and a full disk leaves the first version.
