@@ -1,0 +1,186 @@
+"""From what was recorded to span attributes. A number that is not known is left out."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names, units
+from loadspan.facts import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loadspan.facts.counters import IoFacts
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+    from loadspan.instrument.tally import Tally
+
+_TEXT_LIMIT = 1024
+_FRAMES = 3
+_ORDER = (
+    names.DESERIALIZE,
+    names.DECRYPT,
+    names.READ,
+    names.DOWNLOAD,
+    names.CACHE,
+    names.MERGE_LORA,
+    names.LOAD_STATE_DICT,
+    names.TO_DEVICE,
+    names.CONVERT,
+)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
+
+
+def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
+    """Path, size, count and filesystem of the files of a stage."""
+    known = list(paths)
+    if not known:
+        return {}
+    found: dict[str, Any] = {}
+    sizes = [size for size in map(file_size, known) if size is not None]
+    if len(sizes) == len(known):
+        found[names.FILE_SIZE] = sum(sizes)
+    if len(known) > 1:
+        found[names.FILE_COUNT] = len(known)
+    # Of several files the first one's name: an attribute is a fact about the stage, the count says that there are more.
+    found[names.FILE_PATH] = _clip(os.path.realpath(known[0]) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
+    mounts = {storage.of_file(path) for path in known}
+    mount = mounts.pop() if len(mounts) == 1 else None
+    if mount is not None:
+        found[names.FILESYSTEM_TYPE] = mount.filesystem
+        found[names.FILESYSTEM_MOUNTPOINT] = mount.mountpoint
+    return found
+
+
+def file_size(path: str) -> int | None:
+    """Size of the file *path* in bytes, None where there is none."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - no Path object on the recording side
+    except (OSError, ValueError):
+        return None
+
+
+def _io(facts: IoFacts | None) -> dict[str, Any]:
+    if facts is None:
+        return {}
+    found = {
+        names.IO_STORAGE_READ: facts.storage_read,
+        names.IO_READ: facts.read,
+        names.FAULT_MAJOR: facts.fault_major,
+        names.FAULT_MINOR: facts.fault_minor,
+        names.CPU_TIME: facts.cpu_time,
+        names.BLOCKED_TIME: facts.blocked_time,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, deferred: bool) -> None:
+    """Add how much of a read came from the device, where the kernel counts that for this filesystem."""
+    read = found.get(names.IO_STORAGE_READ)
+    if deferred or not size or read is None or found.get(names.READ_METHOD) == "memory":
+        return
+    mounts = [storage.of_file(path) for path in paths]
+    if mounts and all(mount is not None and mount.counted for mount in mounts):
+        found[names.CACHE_COLD] = min(1.0, read / size)
+
+
+def _throughput(found: dict[str, Any], size: int | None, busy: int, *, deferred: bool) -> None:
+    if size and busy > 0 and not deferred:
+        found[names.THROUGHPUT] = size / (busy / 1e9)
+
+
+def of_stage(stage: OpenStage, end: int, *, full_paths: bool) -> dict[str, Any]:
+    """Attributes of a coarse stage that ended at *end*."""
+    found: dict[str, Any] = {names.STAGE: stage.name, names.THREAD_NAME: stage.thread_name}
+    size = stage.size_known
+    if size is not None:
+        found[names.SIZE] = size
+    if stage.deferred:
+        found[names.DEFERRED] = True
+    if stage.inner_count > 1:
+        found[names.OPERATION_COUNT] = stage.inner_count
+    found |= _io(stage.finished)
+    if stage.finished is not None:
+        found[names.IO_SCOPE] = "process" if stage.alone else "thread"
+    found |= files(stage.paths, full_paths=full_paths)
+    busy = end - stage.start - stage.nested
+    if stage.nested:
+        found[names.BUSY_TIME] = max(0, busy) / 1e9
+    _throughput(found, size, busy, deferred=stage.deferred or not stage.rated)
+    found |= stage.attributes
+    if stage.name in (names.READ, names.DESERIALIZE):
+        _cold(found, stage.paths, size, deferred=stage.deferred)
+    return found
+
+
+def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
+    """Attributes of a tally or of one segment of it."""
+    found: dict[str, Any] = {
+        names.STAGE: tally.name,
+        names.OPERATION_COUNT: tally.count,
+        names.BUSY_TIME: tally.busy / 1e9,
+        names.CONCURRENCY: max(1, tally.concurrency),
+    }
+    if len(tally.threads) == 1:
+        found[names.THREAD_NAME] = next(iter(tally.threads.values()))
+    if tally.sized:
+        found[names.SIZE] = tally.size
+    if tally.deferred:
+        found[names.DEFERRED] = True
+    if tally.measured:
+        found[names.IO_STORAGE_READ] = tally.storage_read
+        found[names.FAULT_MAJOR] = tally.major
+        found[names.FAULT_MINOR] = tally.minor
+        found[names.CPU_TIME] = tally.cpu
+        found[names.IO_SCOPE] = "thread"
+    if tally.blocked is not None:
+        found[names.BLOCKED_TIME] = tally.blocked
+    if tally.slowest and tally.count > 1:
+        found[names.SLOWEST] = tuple(_slow(*entry) for entry in sorted(tally.slowest, reverse=True))
+    found |= files(tally.paths, full_paths=full_paths)
+    _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred)
+    found |= tally.attributes
+    if tally.name == names.READ:
+        if tally.sized and not tally.deferred:
+            found[names.IO_READ] = tally.size
+        _cold(found, tally.paths, tally.size if tally.sized else None, deferred=tally.deferred)
+    return found
+
+
+def _slow(took: int, _count: int, size: int | None, label: str) -> str:
+    parts = [_clip(label)]
+    if size is not None:
+        parts.append(units.size(size))
+    return " ".join([*parts, units.seconds(took / 1e9)])
+
+
+def load_size(totals: dict[str, int]) -> int | None:
+    """Bytes of the weights of a load: of the first stage, in order of how well it knows them, that has any."""
+    return next((totals[stage] for stage in _ORDER if totals.get(stage)), None)
+
+
+def of_load(load: OpenLoad, end: int, facts: IoFacts | None) -> dict[str, Any]:
+    """Attributes of a load that ended at *end*, its partition closed."""
+    found: dict[str, Any] = {}
+    size = load.size if load.size is not None else load_size(load.totals)
+    if size is not None:
+        found[names.SIZE] = size
+    for stage in names.STAGES:
+        if load.partition.totals.get(stage):
+            found[names.partition(stage)] = load.partition.totals[stage] / 1e9
+    found[names.partition(names.OTHER)] = load.partition.other / 1e9
+    if end > load.start:
+        found[names.COVERAGE] = 1.0 - load.partition.other / (end - load.start)
+    ticks = sum(load.frames.values())
+    if ticks:
+        most = sorted(load.frames.items(), key=lambda item: -item[1])[:_FRAMES]
+        found[names.OTHER_FRAMES] = tuple(_clip(f"{frame} {count / ticks:.0%}") for frame, count in most)
+    if load.folded:
+        found[names.SPAN_LIMIT] = load.folded
+    found |= _io(facts)
+    if facts is not None:
+        found[names.IO_SCOPE] = "process"
+    return found | load.attributes

@@ -1,0 +1,269 @@
+"""
+From a row and a host function to its wrapper.
+
+The host function runs once, with its own arguments, outside the guard; what it returns or raises is passed on as it is. Plain closures:
+they cost a third of a proxy and pickle by reference when they stand where the original stood. A wrapper that outlives its installation
+passes calls through. Coroutines and generators are recorded while they work, not when they are made.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from loadspan import names
+from loadspan.guard import safely
+from loadspan.instrument.frames import OpenLoad, OpenStage, current
+from loadspan.instrument.live import recorder
+from loadspan.instrument.patching import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+    from loadspan.instrument.patching import Args, Kwargs, Target
+
+_Frame = TypeVar("_Frame", OpenLoad, OpenStage)
+
+
+class Recording(Protocol):
+    """How calls of one function are recorded: what opens a frame, and what closes it."""
+
+    def open(self, args: Args, kwargs: Kwargs) -> OpenLoad | OpenStage | None:
+        """Open the frame of a call; None if it is not recorded."""
+
+    def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
+        """Close the frame of a call that returned *result* or raised *error*."""
+
+
+class RowRecording:
+    """Calls of a coarse row or a root."""
+
+    def __init__(self, row: Target) -> None:
+        self.row = row
+
+    def open(self, args: Args, kwargs: Kwargs) -> OpenLoad | OpenStage | None:
+        """Open the stage or load of one call."""
+        row = self.row
+        if not recorder.active or (row.when is not None and not row.when(args, kwargs)):
+            return None
+        describe = row.describe
+        if row.kind is Kind.ROOT:
+            load = recorder.open_load({names.LOADER: row.module.partition(".")[0]}, name=None)
+            if load is not None and describe is not None:
+                safely(describe, load, args, kwargs)
+            return load
+
+        def known(stage: OpenStage) -> None:
+            stage.library = row.module.partition(".")[0]
+            if describe is not None:
+                safely(describe, stage, args, kwargs)
+
+        return recorder.open_stage(row.stage, known)
+
+    def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
+        """Close it, described by its result."""
+        if error is None and self.row.measure is not None:
+            safely(self.row.measure, frame, result, args, kwargs)
+        if isinstance(frame, OpenLoad):
+            recorder.close_load(frame, error)
+        else:
+            recorder.close_stage(frame, error)
+
+
+def wrap(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The wrapper of *original* as *row* says."""
+    if row.kind is Kind.FINE:
+        return _fine(row, original)
+    return recorded(original, RowRecording(row))
+
+
+def recorded(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
+    """*function*, plain, coroutine, generator or asynchronous generator, recorded."""
+    if inspect.isasyncgenfunction(function):
+        return _async_generator(function, recording)
+    if inspect.iscoroutinefunction(function):
+        return _coroutine(function, recording)
+    if inspect.isgeneratorfunction(function):
+        return _generator(function, recording)
+    return _plain(function, recording)
+
+
+def _plain(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
+    enter, leave = recording.open, recording.close
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        frame = safely(enter, args, kwargs)
+        if frame is None:
+            return function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            safely(leave, frame, None, error, args, kwargs)
+            raise
+        safely(leave, frame, result, None, args, kwargs)
+        return result
+
+    return wrapper
+
+
+def _coroutine(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        frame = safely(recording.open, args, kwargs)
+        if frame is None:
+            return await function(*args, **kwargs)
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            safely(recording.close, frame, None, error, args, kwargs)
+            raise
+        safely(recording.close, frame, result, None, args, kwargs)
+        return result
+
+    return wrapper
+
+
+def _step_in(frame: Any) -> None:
+    """Make *frame* current for one step of a generator: between steps the consumer works, in its own context."""
+    if frame.handle is not None:
+        frame.token = current.set(frame)
+        if frame.load.explicit and not frame.load.muted:
+            frame.context_token = frame.handle.attach()
+
+
+class _Steps:
+    """The stages of a generator's steps: each step is recorded for itself, since the time between two belongs to the consumer."""
+
+    def __init__(self, recording: Recording, args: Args, kwargs: Kwargs) -> None:
+        self._recording = recording
+        self._args = args
+        self._kwargs = kwargs
+        self._load: OpenLoad | None = None
+
+    def begin(self) -> Any:
+        """Begin a step."""
+        if self._load is not None:
+            safely(_step_in, self._load)
+            return self._load
+        frame = safely(self._recording.open, self._args, self._kwargs)
+        if isinstance(frame, OpenLoad):
+            self._load = frame
+        elif isinstance(frame, OpenStage):
+            frame.tallied = True  # a step is one of many, however long it takes
+        return frame
+
+    def end(self, frame: Any, item: Any, error: BaseException | None) -> None:
+        """End a step that brought *item* or raised *error*."""
+        if frame is None:
+            return
+        if frame is self._load:
+            safely(recorder.leave_context, frame)
+        else:
+            safely(self._recording.close, frame, item, error, self._args, self._kwargs)
+
+    def close(self, error: BaseException | None) -> None:
+        """The generator is exhausted, closed or failed."""
+        if self._load is not None:
+            safely(self._recording.close, self._load, None, error, self._args, self._kwargs)
+            self._load = None
+
+
+def _generator(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        inner = function(*args, **kwargs)
+        steps = _Steps(recording, args, kwargs)
+        failed: BaseException | None = None
+        try:
+            action, given = inner.send, None
+            while True:
+                frame = steps.begin()
+                try:
+                    item = action(given)
+                except StopIteration as stop:
+                    steps.end(frame, None, None)
+                    return stop.value
+                except BaseException as error:
+                    steps.end(frame, None, error)
+                    failed = error
+                    raise
+                steps.end(frame, item, None)
+                try:
+                    given = yield item
+                    action = inner.send
+                except GeneratorExit:
+                    inner.close()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - the host's, handed on to its generator, which decides
+                    action, given = inner.throw, thrown
+        finally:
+            steps.close(failed)
+
+    return wrapper
+
+
+def _async_generator(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        inner = function(*args, **kwargs)
+        steps = _Steps(recording, args, kwargs)
+        failed: BaseException | None = None
+        try:
+            action, given = inner.asend, None
+            while True:
+                frame = steps.begin()
+                try:
+                    item = await action(given)
+                except StopAsyncIteration:
+                    steps.end(frame, None, None)
+                    return
+                except BaseException as error:
+                    steps.end(frame, None, error)
+                    failed = error
+                    raise
+                steps.end(frame, item, None)
+                try:
+                    given = yield item
+                    action = inner.asend
+                except GeneratorExit:
+                    await inner.aclose()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - as above
+                    action, given = inner.athrow, thrown
+        finally:
+            steps.close(failed)
+
+    return wrapper
+
+
+def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+    begin, end, stage = recorder.begin_fine, recorder.end_fine, row.stage
+    when, path, size, label, deferred = row.when, row.path, row.size, row.label, row.deferred
+
+    def start(args: Args, kwargs: Kwargs) -> Any:
+        if when is not None and not when(args, kwargs):
+            return None
+        return begin(stage, row, args, kwargs, path=path(args, kwargs) if path is not None else None)
+
+    def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
+        moved = size(result, args, kwargs) if size is not None else None
+        took = end(call, moved, None, result, deferred=deferred is not None and deferred(args, kwargs))
+        if took and label is not None:
+            recorder.name_slow(call, took, moved, label(args, kwargs))
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        call = safely(start, args, kwargs) if recorder.active else None
+        if call is None:
+            return original(*args, **kwargs)
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            safely(end, call, None, error)
+            raise
+        safely(finish, call, result, args, kwargs)
+        return result
+
+    return wrapper

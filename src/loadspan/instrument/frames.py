@@ -1,0 +1,298 @@
+"""
+What is open: loads and the coarse stages in them, each a frame of a chain that follows the host's context.
+
+Plain mutable records. The recorder opens and closes them, targets fill them in, `attributes` turns them into span attributes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.facts import counters
+from loadspan.instrument.partition import Partition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from loadspan.instrument.tally import Tally
+    from loadspan.instrument.telemetry import SpanHandle
+
+_SAMPLE = 16
+
+current: ContextVar[OpenLoad | OpenStage | None] = ContextVar("loadspan_frame", default=None)
+"""The innermost open frame of this context."""
+
+
+def sample(objects: Iterable[Any]) -> list[Any]:
+    """At most sixteen of *objects*, spread evenly: enough to recognize a state dict of 20 000 tensors."""
+    found = list(objects)
+    return found if len(found) <= _SAMPLE else [found[index * len(found) // _SAMPLE] for index in range(_SAMPLE)]
+
+
+def reference(thing: Any) -> weakref.ref[Any] | None:
+    """A weak reference to *thing*, None where its type has none."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return None
+
+
+class _Described:
+    """What targets and the public API may say of a load or a stage."""
+
+    __slots__ = ("attributes", "module", "outputs", "paths", "size", "things")
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+        self.paths: dict[str, None] = {}
+        self.size: int | None = None
+        self.module: Any = None
+        """Module this call works on, held only while it is open."""
+        self.things: list[Any] = []
+        """Tensors, buffers or file objects this call works on, held only while it is open."""
+        self.outputs: list[Any] = []
+        """Objects this call made, held only while it is open."""
+
+    def file(self, path: Any, file_format: str | None = None) -> None:
+        """Say that the call is about the file *path* (text, bytes or PathLike; anything else is ignored)."""
+        if isinstance(path, str | bytes | os.PathLike):
+            self.paths[os.fsdecode(path)] = None
+        if file_format:
+            self.attributes[names.FORMAT] = file_format
+
+    def add(self, size: int) -> None:
+        """Add bytes to the size."""
+        self.size = (self.size or 0) + size
+
+
+class OpenStage(_Described):
+    """A coarse stage that is open."""
+
+    __slots__ = (
+        "after",
+        "alone",
+        "before",
+        "before_process",
+        "brought",
+        "cancelled",
+        "context_token",
+        "deferred",
+        "finished",
+        "folded",
+        "handle",
+        "inner_count",
+        "inner_size",
+        "library",
+        "load",
+        "name",
+        "nested",
+        "opens",
+        "parent",
+        "rated",
+        "stages",
+        "start",
+        "tallied",
+        "tallies",
+        "thread",
+        "thread_name",
+        "token",
+    )
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.load: OpenLoad = _NOWHERE
+        self.parent: OpenLoad | OpenStage | None = None
+        self.start = 0
+        self.stages: frozenset[str] = frozenset()
+        self.folded = False
+        self.library: str | None = None
+        """Library whose function this is."""
+        self.opens = True
+        """Whether it may open an implicit load."""
+        self.rated = True
+        """Whether size / time is a throughput; not where nothing moved."""
+        self.brought = 0
+        """Bytes deserialized inside this call."""
+        self.tallies: dict[str, Tally] = {}
+        self.deferred = False
+        self.tallied = False
+        self.cancelled = False
+        self.alone = True
+        self.inner_size: int | None = None
+        self.inner_count = 0
+        self.nested = 0
+        """Nanoseconds of other stages inside this call, in its own thread."""
+        self.thread = threading.get_ident()
+        self.thread_name = threading.current_thread().name
+        self.before: counters.Counters | None = None
+        self.before_process: counters.Counters | None = None
+        self.finished: counters.IoFacts | None = None
+        self.handle: SpanHandle | None = None
+        self.token: Any = None
+        self.context_token: Any = None
+
+    @property
+    def stage(self) -> OpenStage | None:
+        """This frame as the parent of others in the partition."""
+        return self
+
+    @property
+    def size_known(self) -> int | None:
+        """Bytes that this call told of, else those of calls of the same stage in it; of a merge also those that were deserialized in it."""
+        if self.size is not None:
+            return self.size
+        if self.inner_size is None and self.name == names.MERGE_LORA and self.brought:
+            return self.brought
+        return self.inner_size
+
+    @property
+    def handle_used(self) -> bool:
+        """Whether its span exists because somebody looked at it."""
+        return self.handle is not None and self.handle.started
+
+    def count_inner(self, size: int | None) -> None:
+        """Count a call of the same stage inside this one. The load's lock is held."""
+        self.inner_count += 1
+        if size is not None:
+            self.inner_size = (self.inner_size or 0) + size
+
+    def contains(self, other: OpenStage) -> bool:
+        """Whether *other* is work of this call."""
+        frame = other.parent
+        while isinstance(frame, OpenStage):
+            if frame is self:
+                return True
+            frame = frame.parent
+        return False
+
+
+class OpenLoad(_Described):
+    """A load that is open, explicit or implicit."""
+
+    __slots__ = (
+        "anchor",
+        "before",
+        "before_process",
+        "closed",
+        "context_token",
+        "done",
+        "explicit",
+        "failed",
+        "folded",
+        "frames",
+        "gap",
+        "handle",
+        "held",
+        "last_end",
+        "later",
+        "load",
+        "lock",
+        "moved",
+        "muted",
+        "name",
+        "origin",
+        "parent",
+        "partition",
+        "pending_tensors",
+        "raw_pending",
+        "recorded_error",
+        "spans",
+        "stages",
+        "start",
+        "subjects",
+        "tallies",
+        "thread",
+        "thread_name",
+        "threads",
+        "token",
+        "totals",
+        "__weakref__",
+    )
+
+    def __init__(self, start: int, anchor: int, *, explicit: bool, parent: OpenLoad | OpenStage | None) -> None:
+        super().__init__()
+        self.load = self
+        self.name: str | None = None
+        self.explicit = explicit
+        self.parent = parent
+        self.start = start
+        self.anchor = anchor
+        """Nanoseconds since the epoch at zero of the monotonic clock: taken once, so a clock step in a load moves nothing."""
+        self.stages: frozenset[str] = frozenset()
+        self.lock = threading.RLock()
+        self.partition = Partition(start)
+        self.tallies: dict[str, Tally] = {}
+        self.totals: dict[str, int] = {}
+        """Bytes per stage name."""
+        self.moved = 0
+        self.spans = 1
+        self.folded = 0
+        self.closed = False
+        self.failed: BaseException | None = None
+        """Exception of the last stage, if it failed."""
+        self.recorded_error = 0
+        self.last_end = start
+        self.thread = threading.get_ident()
+        self.thread_name = threading.current_thread().name
+        self.threads: set[int] = set()
+        self.muted = False
+        """True where the span was sampled out: nothing below it is recorded."""
+        self.before: counters.Counters
+        self.before_process: counters.Counters
+        self.handle: SpanHandle
+        self.held: list[tuple[SpanHandle, int, dict[str, Any], BaseException | None]] | None = None
+        """Finished spans of an implicit load that is too small to be shown so far."""
+        self.token: Any = None
+        self.context_token: Any = None
+        self.origin: tuple[Any, ...] = ()
+        self.raw_pending = False
+        self.pending_tensors: list[weakref.ref[Any]] = []
+        self.subjects: dict[int, weakref.ref[Any] | int] = {}
+        self.done: set[tuple[str, int]] = set()
+        """Stages and modules (by id) that consumers have run on."""
+        self.gap: list[bool] = []
+        """For each tick of the present gap: was a module being constructed?"""
+        self.later: list[Callable[[OpenLoad], None]] = []
+        """Readings that were not ready when their stage ended, tried again when the load does."""
+        self.frames: dict[str, int] = {}
+        """Ticks per frame that ran in no stage."""
+
+    @property
+    def stage(self) -> OpenStage | None:
+        """A load is nobody's parent in its own partition."""
+        return None
+
+    def epoch(self, at: int) -> int:
+        """Nanoseconds since the epoch of the monotonic time *at*."""
+        return self.anchor + at
+
+    def pending(self) -> bool:
+        """Whether bytes were brought that nothing has consumed and that still exist."""
+        if self.raw_pending:
+            return True
+        self.pending_tensors = [ref for ref in self.pending_tensors if ref() is not None]
+        return bool(self.pending_tensors)
+
+    def knows(self, thing: Any) -> bool:
+        """Whether *thing* was made or worked on by a stage of this load. Nothing is kept alive for it."""
+        known = self.subjects.get(id(thing))
+        if isinstance(known, int):
+            return isinstance(thing, bytes) and len(thing) == known
+        return known is not None and known() is thing
+
+    def learn(self, things: Iterable[Any]) -> None:
+        """Recognize *things* later: by weak reference, bytes by identity and size."""
+        for thing in things:
+            known = len(thing) if isinstance(thing, bytes) else reference(thing)
+            if known is not None:
+                self.subjects[id(thing)] = known
+
+
+_NOWHERE = OpenLoad(0, 0, explicit=False, parent=None)
+_NOWHERE.closed = True

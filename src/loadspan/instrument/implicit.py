@@ -1,0 +1,216 @@
+"""
+Which load a stage belongs to when nobody declared one, and when such a load ends.
+
+A load that nobody declared begins with its first stage. It ends by meaning, not only by silence:
+
+- *Pending*: bytes were brought (read, decrypted, deserialized) and nothing has consumed them; tensors that no longer exist are not pending.
+  A quiet load with pending bytes waits for `pending_timeout`, one without for `idle_timeout`.
+- A stage joins a load when it works on the same module, tensors, buffer or file, or when the load is pending and thread, task and current
+  span are the same. Otherwise it opens a load of its own.
+- The same consumer on the same module again, with nothing new brought in between, is a repetition (a training loop) and no load at all.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.instrument import telemetry
+from loadspan.instrument.frames import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from loadspan.instrument.frames import OpenLoad
+    from loadspan.settings import Settings
+
+_SHARD = re.compile(r"\d+")
+_REMEMBERED = 64
+_SERIES = 1024
+_NANOSECONDS = 1_000_000_000
+_REPEAT_WINDOW = 60 * _NANOSECONDS
+_REPEATS_SHOWN = 2
+
+
+def origin() -> tuple[int, int, int]:
+    """Who is calling: thread, asyncio task and current span."""
+    task = 0
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - public twin raises where no loop runs
+        task = id(asyncio.current_task())
+    return threading.get_ident(), task, telemetry.current_span_id()
+
+
+def same_checkpoint(path: str, other: str) -> bool:
+    """Whether two files are one file or shards of one checkpoint: names that differ in numbers only, in one folder."""
+    if path == other:
+        return True
+    left, right = _SHARD.findall(path), _SHARD.findall(other)
+    # Zero-padded numbers are how shards are counted; adapter-1 and adapter-2 are two models.
+    padded = any(len(number) > 1 and number.startswith("0") for number in left + right)
+    return padded and _SHARD.sub("#", path) == _SHARD.sub("#", other)
+
+
+@dataclass(slots=True)
+class Question:
+    """What is known of a stage when it begins."""
+
+    stage: str
+    module: Any = None
+    things: Sequence[Any] = ()
+    """Tensors, buffers, file objects it works on."""
+    paths: Iterable[str] = ()
+    origin: tuple[int, int, int] = field(default_factory=origin)
+
+    def repeats(self, load: OpenLoad) -> bool:
+        """Whether *load* has had this very consumer on this very module and waits for nothing more."""
+        return (self.stage, id(self.module)) in load.done and not load.pending()
+
+
+def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now: int) -> OpenLoad | None:
+    """The open implicit load that a stage belongs to; the newest of several, the best evidence first."""
+    newest = loads[::-1]
+    tests = (
+        lambda load: any(load.knows(thing) for thing in question.things),
+        lambda load: any(same_checkpoint(path, known) for path in question.paths for known in load.paths),
+        lambda load: load.origin == question.origin and _goes_on(load, question.stage, settings, now),
+        lambda load: question.module is not None and load.knows(question.module),
+    )
+    return next((load for test in tests for load in newest if test(load)), None)
+
+
+def _goes_on(load: OpenLoad, stage: str, settings: Settings, now: int) -> bool:
+    """Whether a stage of unknown subject, called where *load* was called, is its next step."""
+    if not load.pending():
+        # Consumers in a row with nothing brought before them, for example `.to()` on one component after the other.
+        bare = stage not in names.SOURCE_STAGES and not names.SOURCE_STAGES & load.totals.keys()
+        return bool(load.partition.shares) or bare
+    if stage in names.SOURCE_STAGES and not load.raw_pending:
+        # New bytes while tensors wait: the next file of this load if it follows soon, another load if it comes after a pause.
+        return now - load.last_end <= settings.idle_timeout * _NANOSECONDS
+    return True
+
+
+def finished(load: OpenLoad, settings: Settings, now: int) -> bool:
+    """Whether an implicit load that is quiet has been so for long enough."""
+    if load.partition.shares:
+        return False
+    wait = settings.pending_timeout if load.pending() else settings.idle_timeout
+    return now - load.last_end >= wait * _NANOSECONDS
+
+
+def consumed(load: OpenLoad, stage: str, things: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Note what a stage that ended well left pending."""
+    if stage in (names.READ, names.DECRYPT, names.DOWNLOAD):
+        load.raw_pending = True
+    elif stage == names.DESERIALIZE:
+        load.raw_pending = False
+        fresh = [ref for ref in map(reference, outputs) if ref is not None]
+        load.pending_tensors = [*load.pending_tensors, *fresh][-256:]
+    elif stage in (names.LOAD_STATE_DICT, names.MERGE_LORA, names.TO_DEVICE):
+        load.raw_pending = False
+        used = {id(thing) for thing in things}
+        left = [ref for ref in load.pending_tensors if id(ref()) not in used]
+        # Nothing recognized: they were renamed or copied on the way, so all are taken for consumed.
+        partly = stage == names.LOAD_STATE_DICT and len(left) < len(load.pending_tensors)
+        load.pending_tensors = left if partly else []
+
+
+class Ended:
+    """Modules of loads that ended, so that a later `.to()` can be linked to the load that filled the module."""
+
+    def __init__(self) -> None:
+        self._modules: OrderedDict[int, tuple[weakref.ref[Any], Any]] = OrderedDict()
+
+    def remember(self, load: OpenLoad, span_context: Any) -> None:
+        """Remember what *load* worked on."""
+        for key, ref in list(load.subjects.items()):
+            if not isinstance(ref, int) and hasattr(ref(), "load_state_dict"):
+                self._modules[key] = (ref, span_context)
+                self._modules.move_to_end(key)
+        while len(self._modules) > _REMEMBERED:
+            self._modules.popitem(last=False)
+
+    def link(self, module: Any) -> Any:
+        """Span context of the load that filled *module*, None where there was none."""
+        ref, context = self._modules.get(id(module), (None, None))
+        return context if ref is not None and ref() is module else None
+
+
+@dataclass(slots=True)
+class Series:
+    """Calls of one consumer on one module that were folded."""
+
+    module: weakref.ref[Any] | None
+    shown: int = 0
+    took: int = 0
+    last: int = 0
+    count: int = 0
+    first: int = 0
+    end: int = 0
+    busy: int = 0
+    size: int = 0
+
+
+class Repetitions:
+    """Consumers that run again and again on one module with nothing new brought in between. Guarded by the recorder's lock."""
+
+    def __init__(self) -> None:
+        self._series: OrderedDict[tuple[str, int], Series] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return any(series.count for series in self._series.values())
+
+    def again(self, stage: str, module: Any) -> bool:
+        """Whether a call of *stage* on *module* is a repetition to be folded rather than shown."""
+        now = time.perf_counter_ns()
+        key = (stage, id(module))
+        series = self._series.get(key)
+        if series is None or series.module is None or series.module() is not module:
+            series = self._series[key] = Series(reference(module))
+        # A call of a second or more is worth its own load each time, for example a model moved off and on a device.
+        soon = now - series.last < _REPEAT_WINDOW and series.took < _NANOSECONDS
+        series.shown = series.shown + 1 if soon else 1
+        series.last = now
+        self._series.move_to_end(key)
+        while len(self._series) > _SERIES:
+            self._series.popitem(last=False)
+        return series.shown > _REPEATS_SHOWN
+
+    def ended(self, stage: str, module: Any, took: int) -> None:
+        """Note how long a call took that was shown as a load."""
+        series = self._series.get((stage, id(module)))
+        if series is not None:
+            series.took = took
+
+    def add(self, stage: str, module: Any, start: int, end: int, size: int | None) -> None:
+        """Count a folded call."""
+        series = self._series.get((stage, id(module)))
+        if series is None:
+            return
+        if not series.count:
+            series.first = start
+        series.count += 1
+        series.last = series.end = end
+        series.took = end - start
+        series.busy += end - start
+        series.size += size or 0
+
+    def take(self, now: int | None = None) -> list[tuple[str, Series]]:
+        """Series to be told of: those that rest, or all where *now* is None. Each is told once."""
+        told = []
+        for key, series in list(self._series.items()):
+            resting = now is None or now - series.last > _REPEAT_WINDOW // 2 or series.end - series.first > _REPEAT_WINDOW
+            if series.count and resting:
+                told.append((key[0], series))
+                self._series[key] = Series(series.module, series.shown, series.took, series.last)
+            elif not series.count and (now is None or now - series.last > _REPEAT_WINDOW):
+                del self._series[key]
+        return told

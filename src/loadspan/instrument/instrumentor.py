@@ -1,0 +1,49 @@
+"""The entry point of `opentelemetry-instrument`: puts settings, rows and recorder together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from loadspan import settings
+from loadspan.guard import guard
+from loadspan.instrument import propagation, targets, telemetry
+from loadspan.instrument.calls import wrap
+from loadspan.instrument.live import recorder
+from loadspan.instrument.patching import Patches
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base class is untyped in some releases
+    """
+    Records model loads.
+
+    `instrument(tracer_provider=...)` installs; without an argument it uses the global provider, also one that is set later.
+    `uninstrument()` puts back every object that was taken.
+    """
+
+    _patches: Patches | None = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Nothing: a row whose library is missing waits for it."""
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        # Under the launcher an exception here would stop the instrumentors that come after.
+        with guard:
+            recorder.settings = settings.read_or_default()
+            recorder.telemetry = telemetry.Telemetry(kwargs.get("tracer_provider"))
+            self._patches = Patches(wrap)
+            recorder.active = True
+            self._patches.install([*propagation.ROWS, *targets.rows(recorder.settings)])
+
+    def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface
+        with guard:
+            recorder.active = False
+            if self._patches is not None:
+                self._patches.restore()
+                self._patches = None
+            recorder.close_all()

@@ -1,0 +1,52 @@
+"""The one recorder of this process, its sampler, and what happens to them at exit and fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import Any
+
+from loadspan.guard import guard, safely
+from loadspan.instrument.recorder import Recorder
+from loadspan.instrument.sampler import Sampler
+
+_FLUSH = 2.0  # seconds a leaving child may wait for its spans to be sent
+
+recorder = Recorder()
+sampler = Sampler(recorder)
+_watched: set[int] = set()
+
+
+def _opened() -> None:
+    """Run when a load was opened: see that it is sampled, and closed in time."""
+    sampler.wake()
+    if os.getpid() not in _watched:
+        _watched.add(os.getpid())
+        # Only now, not at import: exit functions run last in, first out, and ours must run before the SDK's shutdown.
+        atexit.register(safely, _leave)
+        # Children of multiprocessing leave by os._exit and run no exit functions, only these.
+        util: Any = sys.modules.get("multiprocessing.util")
+        process: Any = sys.modules.get("multiprocessing.process")
+        if util is not None and process is not None and process.parent_process() is not None:
+            util.Finalize(None, safely, args=(_leave_child,), exitpriority=100)
+
+
+def _leave() -> None:
+    recorder.close_all()
+    sampler.stop()
+
+
+def _leave_child() -> None:
+    _leave()
+    recorder.telemetry.flush(_FLUSH)
+
+
+def _forked() -> None:
+    with guard:
+        recorder.abandon()
+        sampler.abandon()
+
+
+recorder.on_open = _opened
+os.register_at_fork(after_in_child=_forked)

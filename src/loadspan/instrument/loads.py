@@ -1,0 +1,322 @@
+"""
+Opens and closes loads, finds the one a call belongs to, and shows what was recorded.
+
+The lowest of the recorder's three layers: loads, `stages` on top of them, fine calls (`recorder`) on top of those.
+Locks are taken in one order: a load's, its outer loads', the recorder's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.facts import counters
+from loadspan.guard import safely
+from loadspan.instrument import attributes, implicit, telemetry
+from loadspan.instrument.frames import OpenLoad, OpenStage, current
+from loadspan.instrument.tally import Tally
+from loadspan.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SPAN_LIMIT = 480
+"""Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
+
+_IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
+_CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
+
+
+class Loads:
+    """The open loads of this process."""
+
+    def __init__(self) -> None:
+        self.active = False
+        """Whether host functions are patched; wrappers that outlive their installation pass calls through."""
+        self.settings = Settings()
+        self.telemetry = telemetry.Telemetry()
+        self.lock = threading.RLock()
+        self.loads: list[OpenLoad] = []
+        """Open loads, oldest first."""
+        self.stages: list[OpenStage] = []
+        """Open coarse stages."""
+        self.ended = implicit.Ended()
+        self.repetitions = implicit.Repetitions()
+        self.closed = 0
+        """Loads shown so far."""
+        self.on_open: Callable[[], None] = lambda: None
+        """Called when a load was opened; starts the sampler."""
+
+    # Opening and closing
+
+    def open_load(self, described: dict[str, Any], *, name: str | None) -> OpenLoad | None:
+        """Open an explicit load as the innermost frame of this context. None if nobody records."""
+        frame = self.frame()
+        if frame.load.muted if frame is not None else not self.telemetry.enabled():
+            return None
+        if frame is None or not frame.load.explicit:
+            self._close_quiet(implicit.origin())
+        load = self._new_load(explicit=True, parent=frame, start=time.perf_counter_ns())
+        load.name = name
+        load.attributes.update(described)
+        if name:
+            load.attributes[names.MODEL_NAME] = load.attributes[names.REQUEST_MODEL] = name
+        self._start_root(load, telemetry.here())
+        load.muted = not load.handle.recording()
+        load.token = current.set(load)
+        if not load.muted:
+            load.context_token = load.handle.attach()
+        return load
+
+    def _new_load(self, *, explicit: bool, parent: OpenLoad | OpenStage | None, start: int) -> OpenLoad:
+        anchor = parent.load.anchor if parent is not None else time.time_ns() - time.perf_counter_ns()
+        load = OpenLoad(start, anchor, explicit=explicit, parent=parent)
+        load.before = counters.of_thread(load.thread)
+        load.before_process = counters.of_process()
+        load.threads = {thread.ident for thread in threading.enumerate() if thread.ident is not None}
+        with self.lock:
+            self.loads.append(load)
+        self.on_open()
+        return load
+
+    def _start_root(self, load: OpenLoad, context: Any, link: Any = None) -> None:
+        # Given at the start, since samplers decide by what is there then.
+        known = {name: load.attributes[name] for name in (names.MODEL_NAME, names.LOADER, names.IMPLICIT) if name in load.attributes}
+        load.handle = self.telemetry.root(load.epoch(load.start), known, context, link)
+
+    def close_load(self, load: OpenLoad, error: BaseException | None = None) -> None:
+        """Close an explicit load in the context in which it was opened."""
+        end = time.perf_counter_ns()
+        self.leave_context(load)
+        self._finish(load, end, error)
+
+    def leave_context(self, frame: OpenLoad | OpenStage) -> None:
+        """Make the frame above *frame* the innermost one again."""
+        if frame.context_token is not None:
+            telemetry.detach(frame.context_token)
+            frame.context_token = None
+        if frame.token is not None:
+            try:
+                current.reset(frame.token)
+            except ValueError:  # closed in another context than it was opened in
+                current.set(frame.parent)
+            frame.token = None
+
+    def _finish(self, load: OpenLoad, end: int, error: BaseException | None) -> None:
+        with self.lock:
+            if load.closed:
+                return
+            load.closed = True
+            if load in self.loads:
+                self.loads.remove(load)
+        facts = self._facts(load)
+        with load.lock:
+            self.settle_gap(load, end)
+            end = max(end, load.partition.last)
+            load.partition.finish(end)
+            self.flush_tallies(load, load)
+            for read in load.later:
+                safely(read, load)
+            if load.muted:
+                return
+            failed = error if error is not None or load.explicit else load.failed
+            found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
+            if load.held is not None:
+                if not self._worth(load):
+                    return
+                self._release(load)
+            with self.lock:
+                self.ended.remember(load, load.handle.span_context())
+                self.closed += 1
+            self._end_span(load, load.handle, load.epoch(end), found, failed)
+
+    def _facts(self, load: OpenLoad) -> counters.IoFacts:
+        whole = counters.difference(load.before_process, counters.of_process())
+        if load.explicit and threading.get_ident() == load.thread:
+            return counters.with_blocked(whole, counters.difference(load.before, counters.of_thread(load.thread)))
+        return whole
+
+    # Showing
+
+    def _worth(self, load: OpenLoad) -> bool:
+        """Whether an implicit load is big or long enough to be shown, or failed."""
+        return load.failed is not None or load.moved >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
+
+    def _release(self, load: OpenLoad) -> None:
+        """Show an implicit load that was held back until it was worth it."""
+        held, load.held = load.held, None
+        for handle, end, found, error in held or ():
+            self._end_span(load, handle, end, found, error)
+
+    def _end_span(
+        self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: BaseException | None
+    ) -> None:
+        # An exception passes through every open frame; it is written down once, where it arose.
+        record = error is not None and load.recorded_error != id(error)
+        outer: OpenLoad | None = load
+        while record and outer is not None:
+            outer.recorded_error = id(error)
+            outer = outer.parent.load if outer.parent is not None else None
+        handle.end(end, found, error, record=record)
+
+    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: BaseException | None) -> None:
+        """End a stage's span, or keep it until its implicit load is worth showing. The load's lock is held."""
+        if load.held is not None and self._worth(load):
+            self._release(load)
+        if load.name and names.MODEL_NAME not in found:
+            found[names.MODEL_NAME] = load.name
+        if load.held is not None:
+            load.held.append((handle, end, found, error))
+        elif not load.muted:
+            self._end_span(load, handle, end, found, error)
+
+    # Implicit loads
+
+    def open_implicit(self, question: implicit.Question, start: int, library: str | None = None) -> OpenLoad:
+        """Open the load of a stage that no open load claims."""
+        load = self._new_load(explicit=False, parent=None, start=start)
+        load.origin = question.origin
+        load.held = []
+        load.attributes[names.IMPLICIT] = True
+        if library is not None:
+            load.attributes[names.LOADER] = library
+        self._start_root(load, telemetry.here(), self.ended.link(question.module))
+        return load
+
+    def implicit_loads(self) -> list[OpenLoad]:
+        """Open implicit loads, oldest first."""
+        return [load for load in self.loads if not load.explicit]
+
+    def _close_quiet(self, where: tuple[int, int, int]) -> None:
+        """Close the implicit loads of one thread and task that wait: something else begins there."""
+        with self.lock:
+            quiet = [load for load in self.implicit_loads() if load.origin[:2] == where[:2] and not load.partition.shares]
+        for load in quiet:
+            self._finish(load, load.last_end, None)
+
+    def close_finished(self) -> None:
+        """Close the implicit loads whose time is up, and tell of repetitions that rest. Called by the sampler."""
+        now = time.perf_counter_ns()
+        with self.lock:
+            finished = [load for load in self.implicit_loads() if implicit.finished(load, self.settings, now)]
+            told = self.repetitions.take(now)
+        for load in finished:
+            self._finish(load, load.last_end, None)
+        self._tell(told)
+
+    def close_all(self) -> None:
+        """Close every implicit load and tell of every repetition: the process is about to end."""
+        with self.lock:
+            left = self.implicit_loads()
+            told = self.repetitions.take()
+        for load in left:
+            self._finish(load, time.perf_counter_ns() if load.partition.shares else load.last_end, None)
+        self._tell(told)
+
+    def _tell(self, told: list[tuple[str, implicit.Series]]) -> None:
+        """Show repetitions as one load that stands for all of them."""
+        for stage, series in told:
+            if series.size < self.settings.min_size and series.busy < _IMPLICIT_SHORT:
+                continue
+            load = OpenLoad(series.first, time.time_ns() - time.perf_counter_ns(), explicit=False, parent=None)
+            load.totals[stage] = series.size
+            load.partition.totals[stage] = series.busy
+            load.partition.other = max(0, series.end - series.first - series.busy)
+            load.attributes |= {names.IMPLICIT: True, names.FOLDED: series.count, names.BUSY_TIME: series.busy / 1e9}
+            self._start_root(load, telemetry.no_parent())
+            load.handle.end(load.epoch(series.end), attributes.of_load(load, series.end, None), None)
+
+    # Finding the frame of a call
+
+    def frame(self) -> OpenLoad | OpenStage | None:
+        """The innermost open frame of this context, or the load that this thread works for."""
+        frame = current.get()
+        while frame is not None and frame.load.closed:
+            frame = frame.load.parent
+        if frame is None and self.loads:
+            roots = [load for load in self.loads if load.explicit and load.parent is None]
+            # A thread that was born during the one open load works for it, even if nobody gave it a context.
+            if len(roots) == 1 and threading.get_ident() not in roots[0].threads:
+                return roots[0]
+        return frame
+
+    # The partition, of a load and of the loads around it
+
+    def enter(self, load: OpenLoad, key: OpenStage | Tally, parent: OpenStage | Tally | None, now: int) -> None:
+        """Time belongs to *key* from *now* on."""
+        with load.lock:
+            if load.gap:
+                self.settle_gap(load, now)
+            load.partition.enter(key, parent, key.name, now)
+        frame = load.parent
+        while frame is not None:
+            with frame.load.lock:
+                frame.load.gap.clear()
+                frame.load.partition.enter(key, parent or frame.stage, key.name, now)
+            frame = frame.load.parent
+
+    def leave(self, load: OpenLoad, key: OpenStage | Tally, name: str | None, now: int) -> None:
+        """Time no longer belongs to *key*."""
+        frame: OpenLoad | OpenStage | None = load
+        while frame is not None:
+            inner = frame.load
+            with inner.lock:
+                inner.partition.leave(key, name, now)
+                inner.last_end = max(inner.last_end, now)
+            frame = inner.parent
+
+    def settle_gap(self, load: OpenLoad, now: int) -> None:
+        """A gap between stages ends: it was `initialize` if modules were being constructed in it. The load's lock is held."""
+        ticks, load.gap = load.gap, []
+        # Two ticks at least: a gap is given a name as a whole or not at all.
+        if load.partition.shares or len(ticks) < 2 or sum(ticks) < _CERTAIN * len(ticks):  # noqa: PLR2004 - as said above
+            return
+        begun = load.last_end
+        load.partition.advance(now)
+        load.partition.move(names.INITIALIZE, now - begun)
+        load.frames.clear()
+        handle = load.handle.child(names.INITIALIZE, load.epoch(begun))
+        load.spans += 1
+        found = {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}
+        self.show(load, handle, load.epoch(now), found, None)
+
+    def moved(self, load: OpenLoad, name: str, size: int, parent: OpenLoad | OpenStage | None) -> None:
+        """Count bytes of stage *name*, called in *parent*, for the stages and loads around it."""
+        while name == names.DESERIALIZE and isinstance(parent, OpenStage):
+            parent.brought += size
+            parent = parent.parent
+        load.moved += size
+        inner: OpenLoad | None = load
+        while inner is not None:
+            inner.totals[name] = inner.totals.get(name, 0) + size
+            inner = inner.parent.load if inner.parent is not None else None
+
+    # Tallies
+
+    def tally(self, frame: OpenLoad | OpenStage, name: str) -> Tally:
+        """The tally of *name* under *frame*, made if need be. The load's lock is held."""
+        load = frame.load
+        tally = frame.tallies.get(name)
+        if tally is None:
+            if frame is not load and load.spans >= SPAN_LIMIT:
+                return self.tally(load, name)
+            tally = frame.tallies[name] = Tally(name, load, frame.stage)
+            load.spans += 1
+        return tally
+
+    def flush_tallies(self, load: OpenLoad, frame: OpenLoad | OpenStage) -> None:
+        """Show the tallies of a frame that closes. The load's lock is held."""
+        for tally in frame.tallies.values():
+            self.emit(load, tally)
+
+    def emit(self, load: OpenLoad, tally: Tally) -> None:
+        """Show what a tally has counted since the last time. The load's lock is held."""
+        if not tally.count:
+            return
+        parent = load.handle if tally.parent is None else tally.parent.handle
+        handle = (parent or load.handle).child(tally.name, load.epoch(tally.first))
+        found = attributes.of_tally(tally, full_paths=self.settings.full_paths)
+        self.show(load, handle, load.epoch(tally.last), found, tally.error)
+        tally.reset()

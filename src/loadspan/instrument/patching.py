@@ -1,0 +1,252 @@
+"""
+What is patched is a table of `Target` rows; this file installs rows and puts back the very objects it took.
+
+Nothing is imported: a row waits for its module. A missing module, attribute or type skips the row with one debug line.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from loadspan.guard import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+
+_LOGGER = logging.getLogger("loadspan")
+_MISSING: Any = object()
+_OURS = "__loadspan_target__"
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Describe = Callable[["OpenStage | OpenLoad", Args, Kwargs], None]
+Measure = Callable[["OpenStage | OpenLoad", Any, Args, Kwargs], None]
+
+
+class Kind(enum.Enum):
+    """How calls of a target are recorded."""
+
+    ROOT = "opens a load"
+    COARSE = "one span each"
+    FINE = "per tensor or per chunk: tallied"
+    REPLACE = "replaced by an object of the row's own making"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """
+    One host function to wrap: where it is, which stage its calls are, how to read bytes and paths out of a call, and why.
+
+    Callbacks get the host's arguments and must not change them; whatever they raise is swallowed by the guard.
+    """
+
+    module: str
+    attribute: str
+    """Dotted path inside the module, for example `Module.load_state_dict`."""
+    why: str
+    kind: Kind = Kind.COARSE
+    stage: str = ""
+    describe: Describe | None = None
+    """Before a coarse call or root: fill in what the arguments tell."""
+    measure: Measure | None = None
+    """After a coarse call or root that returned: fill in what the result tells."""
+    size: Callable[[Any, Args, Kwargs], int | None] | None = None
+    """Fine calls: bytes, from the result and the arguments."""
+    label: Callable[[Args, Kwargs], str] | None = None
+    """Fine calls: name of this one among the slowest."""
+    facts: Callable[[Args, Kwargs], dict[str, Any]] | None = None
+    """Fine calls: attributes of the tally, asked once, at its first call."""
+    path: Callable[[Args, Kwargs], str | None] | None = None
+    """Fine calls: the file, where that is known."""
+    deferred: Callable[[Args, Kwargs], bool] | None = None
+    """Fine calls: whether the bytes arrive later."""
+    when: Callable[[Args, Kwargs], bool] | None = None
+    """Whether a call is of interest at all; asked first and always, so it must cost next to nothing."""
+    alone: Callable[[Args, Kwargs], bool] | None = None
+    """Whether a call may open an implicit load; without it every call may."""
+    replace: Callable[[Any], Any] | None = None
+    """REPLACE: from the original to its replacement."""
+    aliases: tuple[str, ...] = ()
+    """Other `module:attribute` places that hold the same object."""
+
+
+def argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
+    """One argument of a call, however it was passed."""
+    if name in kwargs:
+        return kwargs[name]
+    return args[position] if len(args) > position else default
+
+
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    owner: Any
+    name: str
+    raw: Any
+    """The object that was there, `_MISSING` where the attribute was inherited."""
+    ours: Any
+
+    def restore(self) -> None:
+        if vars(self.owner).get(self.name, _MISSING) is not self.ours:
+            return  # somebody wrapped us since; our wrapper passes calls through
+        if self.raw is _MISSING:
+            delattr(self.owner, self.name)
+        else:
+            setattr(self.owner, self.name, self.raw)
+
+
+def _split(row: Target) -> list[tuple[str, str]]:
+    return [(row.module, row.attribute), *((place.partition(":")[0], place.partition(":")[2]) for place in row.aliases)]
+
+
+def _resolve(module: str, attribute: str) -> tuple[Any, str, Any]:
+    """Owner, name and raw value of an attribute; the raw value is `_MISSING` where it is inherited."""
+    owner: Any = sys.modules[module]
+    *path, name = attribute.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    raw = vars(owner).get(name, _MISSING)
+    if raw is _MISSING and isinstance(owner, type):
+        getattr(owner, name)  # AttributeError: not even inherited
+    elif raw is _MISSING:
+        raw = getattr(owner, name)  # a module may make its attributes on demand
+    return owner, name, raw
+
+
+_found: list[_Patch] = []
+
+
+def patch_type(kind: type, name: str, ours: Any) -> None:
+    """Patch a type that is reachable only through an instance; it is restored with the rows."""
+    raw = vars(kind).get(name, _MISSING)
+    if any(patch.owner is kind and patch.name == name and raw is patch.ours for patch in _found):
+        return
+    setattr(kind, name, ours)
+    _found.append(_Patch(kind, name, raw, ours))
+
+
+class Patches:
+    """The patches of one instrumentor: installs rows, restores what was there."""
+
+    def __init__(self, wrap: Callable[[Target, Any], Any]) -> None:
+        self._wrap = wrap
+        self._installed: list[_Patch] = []
+        self._waiting: dict[str, list[Target]] = {}
+        self._hooked: set[str] = set()
+        self.active = False
+
+    def install(self, rows: Sequence[Target]) -> None:
+        """Install *rows*, now where their module is imported, else when it will be."""
+        self.active = True
+        self._waiting = {}
+        for row in rows:
+            self._waiting.setdefault(row.module, []).append(row)
+        for module in self._waiting:
+            if module in sys.modules:
+                self._install_module(module, late=True)
+            elif module not in self._hooked:
+                self._hooked.add(module)
+                wrapt.register_post_import_hook(self._imported, module)
+
+    def _imported(self, module: Any) -> None:
+        # An exception here would make the host's import fail. A hook cannot be taken back, so it asks whether it is still wanted.
+        with guard:
+            if self.active:
+                self._install_module(module.__name__, late=False)
+
+    def _install_module(self, module: str, *, late: bool) -> None:
+        swaps: dict[int, tuple[Any, Any]] = {}
+        for row in self._waiting.get(module, ()):
+            with guard:
+                self._install_row(row, swaps)
+        if late and swaps:
+            self._rebind(swaps)
+
+    def _install_row(self, row: Target, swaps: dict[int, tuple[Any, Any]]) -> None:
+        try:
+            owner, name, raw = _resolve(row.module, row.attribute)
+        except (AttributeError, KeyError):
+            _LOGGER.debug("loadspan: %s has no %s, row skipped", row.module, row.attribute)
+            return
+        inherited = raw is _MISSING
+        original = _inherited(owner, name) if inherited else raw
+        if getattr(original, _OURS, None) is not None or any(patch.ours is original for patch in self._installed):
+            return
+        ours = self._make(row, original)
+        if ours is None:
+            return
+        try:
+            setattr(owner, name, ours)
+        except (AttributeError, TypeError) as error:
+            _LOGGER.debug("loadspan: %s.%s cannot be set (%s), row skipped", row.module, row.attribute, error)
+            return
+        self._installed.append(_Patch(owner, name, raw, ours))
+        if not isinstance(owner, type):
+            swaps[id(original)] = (original, ours)
+        for module, attribute in _split(row)[1:]:
+            self._install_alias(module, attribute, original, ours)
+
+    def _install_alias(self, module: str, attribute: str, original: Any, ours: Any) -> None:
+        if module not in sys.modules:
+            return
+        try:
+            owner, name, raw = _resolve(module, attribute)
+        except AttributeError:
+            return
+        if raw is original:
+            setattr(owner, name, ours)
+            self._installed.append(_Patch(owner, name, raw, ours))
+
+    def _make(self, row: Target, original: Any) -> Any:
+        if row.kind is Kind.REPLACE and row.replace is not None:
+            return row.replace(original)
+        if isinstance(original, staticmethod | classmethod):
+            return type(original)(_marked(self._wrap(row, original.__func__), row))
+        return _marked(self._wrap(row, original), row)
+
+    def _rebind(self, swaps: dict[int, tuple[Any, Any]], modules: Iterable[Any] = ()) -> None:
+        """Rebind the copies that modules made by `from library import function` before we came."""
+        for module in list(modules or sys.modules.values()):
+            name = getattr(module, "__name__", "")
+            if not isinstance(name, str) or name.partition(".")[0] == "loadspan":
+                continue
+            for key, value in list(getattr(module, "__dict__", {}).items()):
+                swap = swaps.get(id(value))
+                if swap is not None and swap[0] is value:
+                    setattr(module, key, swap[1])
+                    self._installed.append(_Patch(module, key, value, swap[1]))
+
+    def restore(self) -> None:
+        """Put back every object that was taken, copies that modules made of our wrappers included."""
+        self.active = False
+        back = {id(patch.ours): (patch.ours, patch.raw) for patch in self._installed if not isinstance(patch.owner, type)}
+        for patch in reversed([*_found, *self._installed]):
+            with guard:
+                patch.restore()
+        _found.clear()
+        if back:
+            with guard:
+                self._rebind(back)
+        self._installed = []
+        self._waiting = {}
+
+
+def _inherited(owner: Any, name: str) -> Any:
+    """The raw attribute along the owner's bases, unbound."""
+    for base in owner.__mro__[1:]:
+        if name in vars(base):
+            return vars(base)[name]
+    return getattr(owner, name)
+
+
+def _marked(wrapper: Any, row: Target) -> Any:
+    setattr(wrapper, _OURS, row)
+    return wrapper

@@ -1,0 +1,204 @@
+"""Coarse stages: one span each, unless they are short, repeated or inside the same stage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.facts import counters
+from loadspan.instrument import attributes, implicit
+from loadspan.instrument.frames import OpenLoad, OpenStage, current, sample
+from loadspan.instrument.loads import SPAN_LIMIT, Loads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHORT = 1_000_000
+"""Nanoseconds under which a coarse call is tallied."""
+
+
+class Stages(Loads):
+    """The open coarse stages of this process."""
+
+    def open_stage(self, name: str, describe: Callable[[OpenStage], Any] | None = None) -> OpenStage | None:
+        """
+        Open a coarse stage as the innermost frame of this context. None if nobody records.
+
+        *describe* fills in what is known beforehand; it is asked before the stage is placed, since an implicit load is found by it.
+        """
+        frame = self.frame()
+        if frame.load.muted if frame is not None else not self.telemetry.enabled():
+            return None
+        stage = OpenStage(name)
+        if describe is not None:
+            describe(stage)
+        if stage.cancelled:
+            return None
+        stage.start = time.perf_counter_ns()
+        if frame is None:
+            frame = self._place(stage)
+            if frame is None and not stage.folded:
+                return None
+        if frame is None:
+            pass  # counted as one of a series when it ends
+        elif name in frame.stages:
+            stage.parent = frame  # counted when it ends; the outermost has the time
+        else:
+            self._enter(stage, frame)
+        return stage
+
+    def _place(self, stage: OpenStage) -> OpenLoad | None:
+        """The implicit load of a stage, opened if need be; None if the call is a repetition to be folded or may not open one."""
+        question = implicit.Question(stage.name, stage.module, stage.things, stage.paths)
+        with self.lock:
+            load = implicit.match(self.implicit_loads(), question, self.settings, stage.start)
+            bare = stage.module is not None and stage.name not in names.SOURCE_STAGES and (load is None or question.repeats(load))
+            if load is None and not stage.opens:
+                return None
+            if bare and self.repetitions.again(stage.name, stage.module):
+                stage.folded = True
+                return None
+            if load is None or bare:
+                load = self.open_implicit(question, stage.start, stage.library)
+            load.last_end = max(load.last_end, stage.start)  # so that its time is not up before the stage has entered it
+            return load
+
+    def _enter(self, stage: OpenStage, frame: OpenLoad | OpenStage) -> None:
+        load = stage.load = frame.load
+        stage.parent = frame
+        stage.stages = frame.stages | {stage.name}
+        above = frame.handle if frame.handle is not None else load.handle
+        stage.handle = above.child(stage.name, load.epoch(stage.start))
+        with load.lock:
+            if load.spans >= SPAN_LIMIT:
+                stage.tallied = True
+                load.folded += 1
+            else:
+                load.spans += 1
+        stage.token = current.set(stage)
+        if load.explicit:
+            # Others' spans belong under this one. Not under an implicit load, which the host's trace knows nothing of.
+            stage.context_token = stage.handle.attach()
+        self._others(stage)
+        stage.before = counters.of_thread(stage.thread)
+        stage.before_process = counters.of_process()
+        self.enter(load, stage, frame.stage, stage.start)
+
+    def _others(self, stage: OpenStage) -> None:
+        """Note stages of other work that run at the same time: then the process's counters are nobody's alone."""
+        with self.lock:
+            for other in self.stages:
+                if other.thread != stage.thread and not other.contains(stage):
+                    other.alone = stage.alone = False
+            self.stages.append(stage)
+
+    def close_stage(self, stage: OpenStage, error: BaseException | None = None) -> None:
+        """Close a coarse stage; its description is complete."""
+        end = time.perf_counter_ns()
+        if stage.folded:
+            with self.lock:
+                self.repetitions.add(stage.name, stage.module, stage.start, end, None if error is not None else stage.size)
+            self.on_open()
+            return
+        if stage.handle is None:
+            self._count_inner(stage, error)
+            return
+        self.leave_context(stage)
+        self._count(stage)
+        load = stage.load
+        if stage.handle.name != stage.name:
+            stage.handle.rename(stage.name)  # what it was is known only now
+        self.leave(load, stage, None if stage.cancelled else stage.name, end)
+        outer = stage.parent.stage if stage.parent is not None else None
+        if outer is not None and outer.thread == stage.thread:
+            outer.nested += end - stage.start
+        if stage.cancelled:
+            return
+        with load.lock:
+            if not load.closed:
+                self._learn(load, stage, error, end)
+                self._show_stage(load, stage, error, end)
+
+    def _show_stage(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
+        if stage.tallied or (end - stage.start < SHORT and not stage.handle_used):
+            self._tally_stage(load, stage, error, end)
+            return
+        self.flush_tallies(load, stage)
+        if stage.handle is not None:
+            found = attributes.of_stage(stage, end, full_paths=self.settings.full_paths)
+            self.show(load, stage.handle, load.epoch(end), found, error)
+
+    def _count(self, stage: OpenStage) -> None:
+        """Read the counters of a stage that ends."""
+        with self.lock, suppress(ValueError):
+            self.stages.remove(stage)
+        if stage.before is None or stage.before_process is None:
+            return
+        own = counters.difference(stage.before, counters.of_thread(threading.get_ident()))
+        if stage.alone:
+            whole = counters.difference(stage.before_process, counters.of_process())
+            stage.finished = counters.with_blocked(whole, own)
+        else:
+            stage.finished = own
+
+    def _learn(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
+        """Take over from a stage what its load has to know. The load's lock is held."""
+        load.failed = error
+        size = stage.size_known
+        if size and error is None:
+            self.moved(load, stage.name, size, stage.parent)
+        load.paths.update(stage.paths)
+        things, outputs = sample(stage.things), sample(stage.outputs)
+        load.learn(things)
+        load.learn(outputs)
+        if stage.module is not None:
+            load.learn((stage.module,))
+            load.done.add((stage.name, id(stage.module)))
+            with self.lock:
+                self.repetitions.ended(stage.name, stage.module, end - stage.start)
+        if error is None:
+            implicit.consumed(load, stage.name, things, outputs)
+        for name in (names.DEVICE_TYPE, names.DEVICE_INDEX):
+            if name in stage.attributes:
+                load.attributes.setdefault(name, stage.attributes[name])
+
+    def _count_inner(self, stage: OpenStage, error: BaseException | None) -> None:
+        """A stage inside the same stage is counted there, not spanned."""
+        outer = self.same(stage.parent, stage.name)
+        if outer is None:
+            return
+        with outer.load.lock:
+            outer.count_inner(stage.size_known if error is None else None)
+            outer.paths.update(stage.paths)
+            outer.outputs.extend(sample(stage.outputs))
+            outer.deferred = outer.deferred or stage.deferred
+            for key, value in stage.attributes.items():
+                outer.attributes.setdefault(key, value)
+
+    def same(self, frame: OpenLoad | OpenStage | None, name: str) -> OpenStage | None:
+        """The open stage *name* that *frame* is or is in."""
+        while isinstance(frame, OpenStage):
+            if frame.name == name:
+                return frame
+            frame = frame.parent
+        return None
+
+    def _tally_stage(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
+        """Tally a stage that is not worth a span, and what was tallied in it. The load's lock is held."""
+        if not stage.tallied:
+            load.spans -= 1
+        parent = load if stage.tallied or stage.parent is None else stage.parent
+        tally = self.tally(parent, stage.name)
+        tally.add(stage.start, end, stage.size_known if error is None else None)
+        tally.describe(stage.attributes)
+        tally.paths.update(stage.paths)
+        tally.threads[stage.thread] = stage.thread_name
+        tally.deferred = tally.deferred or stage.deferred
+        tally.error = tally.error or error
+        if stage.finished is not None:
+            tally.charge_facts(stage.finished)
+        for inner in stage.tallies.values():
+            self.tally(parent, inner.name).take(inner)

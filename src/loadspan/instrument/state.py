@@ -1,0 +1,112 @@
+"""
+The state file: what this process is loading now, for progress bars, and for those who come after it was killed.
+
+`state-<pid>.json` beside the trace file, replaced as a whole about ten times a second while a load is open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.instrument import attributes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+    from loadspan.instrument.recorder import Recorder
+    from loadspan.instrument.tally import Tally
+
+folder: Path | None = None
+"""Where the embedded exporter writes; None while there is none."""
+
+_started = time.time_ns()
+_SECOND = 1_000_000_000
+
+
+class _Written:
+    idle = False
+    """The last file said that nothing is loading: it need not be written again."""
+
+
+def write(recorder: Recorder, *, ended: bool) -> None:
+    """Write the state file, if there is a folder and anything new to say. A folder that cannot be written is nobody's problem here."""
+    if folder is None:
+        return
+    loads = [load for load in list(recorder.loads) if not load.muted]
+    if not loads and not ended and _Written.idle:
+        return
+    _Written.idle = not loads
+    text = json.dumps(_state(recorder, loads, ended=ended))
+    path = folder / names.STATE_FILE.format(pid=os.getpid())
+    temporary = f"{path}.new"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)  # noqa: PTH105 - no Path object ten times a second
+    except OSError:
+        return
+
+
+def _state(recorder: Recorder, loads: list[OpenLoad], *, ended: bool) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "pid": os.getpid(),
+        "parent_pid": os.getppid(),
+        "command": " ".join(sys.orig_argv),
+        "started": _started,
+        "updated": time.time_ns(),
+        "ended": ended,
+        "closed": recorder.closed,
+        "loads": [_load(recorder, load) for load in loads],
+    }
+
+
+def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
+    context = load.handle.span_context() if load.held is None else None
+    parent = load.parent.load.handle.span_context().span_id if load.parent is not None else 0
+    with load.lock:
+        return {
+            "trace_id": f"{context.trace_id:032x}" if context else None,
+            "span_id": f"{context.span_id:016x}" if context else None,
+            "parent_id": f"{parent:016x}" if parent else None,
+            "model": load.name,
+            "loader": load.attributes.get(names.LOADER),
+            "implicit": not load.explicit,
+            "start": load.epoch(load.start),
+            "size": attributes.load_size(load.totals) or 0,
+            "stages": [_stage(load, stage) for stage in _open(recorder, load)],
+        }
+
+
+def _open(recorder: Recorder, load: OpenLoad) -> list[OpenStage | Tally]:
+    """The innermost things that run; where nothing does, the tally that ran last, since its calls come and go between two readings."""
+    stages = [stage for stage in list(recorder.stages) if stage.load is load]
+    tallies = [tally for frame in (load, *stages) for tally in frame.tallies.values()]
+    outer = {id(stage.parent) for stage in stages} | {id(tally.parent) for tally in tallies if tally.active}
+    inner = [*(stage for stage in stages if id(stage) not in outer), *(tally for tally in tallies if tally.active)]
+    if inner:
+        return inner
+    recent = [tally for tally in tallies if time.perf_counter_ns() - tally.last < _SECOND]
+    return [max(recent, key=lambda tally: tally.last)] if recent else []
+
+
+def _stage(load: OpenLoad, stage: OpenStage | Tally) -> dict[str, Any]:
+    known = getattr(stage, "size_known", None) if hasattr(stage, "size_known") else stage.size
+    paths = list(stage.paths)
+    sizes = [attributes.file_size(path) for path in paths]
+    return {
+        "name": stage.name,
+        "start": load.epoch(stage.start if hasattr(stage, "start") else stage.first),
+        "size": known or None,
+        "file_size": sum(size or 0 for size in sizes) if sizes and None not in sizes else None,
+        "file": os.path.basename(paths[0]) if paths else None,  # noqa: PTH119 - as above
+    }

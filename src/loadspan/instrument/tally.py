@@ -1,0 +1,167 @@
+"""How fine calls are counted: count, bytes, busy time, extent, concurrency, the slowest five. One tally, whatever the number of calls."""
+
+from __future__ import annotations
+
+import heapq
+import resource
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loadspan.facts.counters import IoFacts
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+
+_SLOWEST = 5
+_THREAD = getattr(resource, "RUSAGE_THREAD", None)
+_BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
+
+
+class Tally:
+    """Fine calls of one stage under one parent. Guarded by the lock of its load."""
+
+    __slots__ = (
+        "active",
+        "attributes",
+        "blocked",
+        "busy",
+        "concurrency",
+        "count",
+        "cpu",
+        "deferred",
+        "described",
+        "error",
+        "first",
+        "last",
+        "load",
+        "major",
+        "measured",
+        "minor",
+        "name",
+        "parent",
+        "paths",
+        "size",
+        "sized",
+        "slowest",
+        "storage_read",
+        "threads",
+    )
+
+    def __init__(self, name: str, load: OpenLoad, parent: OpenStage | None) -> None:
+        self.name = name
+        self.load = load
+        self.parent = parent
+        self.attributes: dict[str, Any] = {}
+        self.described = False
+        self.paths: dict[str, None] = {}
+        self.threads: dict[int, str] = {}
+        self.active = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, for the next segment; calls that run now are counted when they end."""
+        self.count = 0
+        self.size = 0
+        self.sized = False
+        self.busy = 0
+        self.first = self.last = 0
+        self.concurrency = self.active
+        self.slowest: list[tuple[int, int, int | None, str]] = []
+        self.deferred = False
+        self.error: BaseException | None = None
+        self.measured = False
+        self.storage_read = self.major = self.minor = 0
+        self.cpu = 0.0
+        self.blocked: float | None = None
+
+    def begin(self, now: int) -> None:
+        """Count a call that begins."""
+        if not self.first:
+            self.first = now
+        self.active += 1
+        if self.active > self.concurrency:
+            self.concurrency = self.active
+
+    def end(self, begun: int, now: int, size: int | None) -> None:
+        """Count a call that ended."""
+        self.active -= 1
+        self.add(begun, now, size)
+
+    def add(self, begun: int, now: int, size: int | None) -> None:
+        """Count a call from *begun* to *now* that was not announced by `begin`."""
+        self.count += 1
+        self.busy += now - begun
+        self.last = now
+        if not self.first or begun < self.first:
+            self.first = begun
+        if size is not None:
+            self.size += size
+            self.sized = True
+
+    def slow(self, took: int) -> bool:
+        """Whether a call of *took* nanoseconds is among the slowest so far, so that its name is worth making."""
+        return len(self.slowest) < _SLOWEST or took > self.slowest[0][0]
+
+    def note(self, took: int, size: int | None, label: str) -> None:
+        """Remember a slow call by name."""
+        entry = (took, self.count, size, label)
+        if len(self.slowest) < _SLOWEST:
+            heapq.heappush(self.slowest, entry)
+        else:
+            heapq.heappushpop(self.slowest, entry)
+
+    def charge(self, before: resource.struct_rusage, after: resource.struct_rusage) -> None:
+        """Add what the kernel counted for the calling thread during one call."""
+        self.measured = True
+        self.cpu += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        self.storage_read += (after.ru_inblock - before.ru_inblock) * _BLOCK
+        self.major += after.ru_majflt - before.ru_majflt
+        self.minor += after.ru_minflt - before.ru_minflt
+
+    def charge_facts(self, facts: IoFacts) -> None:
+        """Add what was counted for a coarse call that is tallied."""
+        if facts.storage_read is not None:
+            self.measured = True
+            self.storage_read += facts.storage_read
+            self.major += facts.fault_major or 0
+            self.minor += facts.fault_minor or 0
+            self.cpu += facts.cpu_time or 0.0
+        if facts.blocked_time is not None:
+            self.blocked = (self.blocked or 0.0) + facts.blocked_time
+
+    def block(self, took: int, before: int, after: int | None) -> None:
+        """Add the time of a call in which its thread was neither on a CPU nor waiting for one."""
+        if after is not None:
+            self.blocked = (self.blocked or 0.0) + max(0, took - (after - before)) / 1e9
+
+    def take(self, other: Tally) -> None:
+        """Add the calls of *other*, whose parent got no span of its own."""
+        if not other.count:
+            return
+        self.first = min(self.first or other.first, other.first)
+        self.last = max(self.last, other.last)
+        self.concurrency = max(self.concurrency, other.concurrency)
+        self.sized = self.sized or other.sized
+        self.deferred = self.deferred or other.deferred
+        self.measured = self.measured or other.measured
+        self.error = self.error or other.error
+        for name in ("count", "size", "busy", "storage_read", "major", "minor", "cpu"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        if other.blocked is not None:
+            self.blocked = (self.blocked or 0.0) + other.blocked
+        self.slowest = heapq.nlargest(_SLOWEST, [*self.slowest, *other.slowest])
+        heapq.heapify(self.slowest)
+        self.paths.update(other.paths)
+        self.threads.update(other.threads)
+        self.describe(other.attributes)
+
+    def describe(self, attributes: dict[str, Any]) -> None:
+        """Keep of *attributes* what all calls have in common."""
+        if not self.described:
+            self.described = True
+            self.attributes = dict(attributes)
+        else:
+            self.attributes = {key: value for key, value in self.attributes.items() if attributes.get(key) == value}
+
+
+def usage() -> resource.struct_rusage | None:
+    """Counters of the calling thread, None where the system has none per thread."""
+    return resource.getrusage(_THREAD) if _THREAD is not None else None

@@ -1,0 +1,16 @@
+"""The rows of all libraries, a file each. To add a library: write its file, and name it here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loadspan.instrument.targets import crypto, files, peft, safetensors, torch
+
+if TYPE_CHECKING:
+    from loadspan.instrument.patching import Target
+    from loadspan.settings import Settings
+
+
+def rows(settings: Settings) -> list[Target]:
+    """Every row that *settings* ask for."""
+    return [*(files.ROWS if settings.file_reads else ()), *crypto.ROWS, *safetensors.ROWS, *torch.ROWS, *peft.ROWS]

@@ -1,0 +1,3 @@
+"""Cryptography libraries."""
+
+ROWS = ()

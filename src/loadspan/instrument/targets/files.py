@@ -1,0 +1,3 @@
+"""Plain file reads."""
+
+ROWS = ()

@@ -1,0 +1,247 @@
+"""
+Loads and stages as OpenTelemetry spans: the only file that speaks the span API.
+
+The span of a stage is started only when it is known to be worth one: a call that turns out shorter than a millisecond is tallied instead.
+Until then `LazySpan` stands for it in the host's context and starts it at the first look (a child span, an attribute set by the host).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace.status import Status, StatusCode
+
+from loadspan import names
+from loadspan.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, TracerProvider
+    from opentelemetry.util import types
+
+_GAP = 2
+"""Microseconds between siblings: Jaeger drops a span from the critical path when it ends in the microsecond in which the next begins."""
+
+_MICROSECOND = 1000
+
+written: list[Callable[[Any], None]] = []
+"""Receivers of each span of ours as it ends: the embedded exporter, which cannot wait for a batch."""
+
+
+class Telemetry:
+    """Makes spans with the tracer of one provider, by default the global one, which may be set later than we are installed."""
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
+        self._tracer: trace.Tracer | None = None
+        self._tracer_of: Any = None
+
+    def enabled(self) -> bool:
+        """Whether anybody records: a provider is configured and instrumentation is not suppressed here."""
+        provider = self._provider or trace.get_tracer_provider()
+        return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider) and is_instrumentation_enabled()
+
+    def tracer(self) -> trace.Tracer:
+        """The tracer of the provider in force."""
+        provider = self._provider or trace.get_tracer_provider()
+        if self._tracer is None or self._tracer_of is not provider:
+            self._tracer = provider.get_tracer(names.SCOPE, __version__)
+            self._tracer_of = provider
+        return self._tracer
+
+    def flush(self, timeout: float) -> None:
+        """Send what is waiting, for at most *timeout* seconds: the SDK's own flush does not keep its time."""
+        flush = getattr(self._provider or trace.get_tracer_provider(), "force_flush", None)
+        if flush is not None:
+            thread = threading.Thread(target=flush, daemon=True)
+            thread.start()
+            thread.join(timeout)
+
+    def root(self, start: int, attributes: Mapping[str, Any], parent: Context, link: trace.SpanContext | None) -> SpanHandle:
+        """A handle for the span of a load; *parent* is the host's context."""
+        links = (trace.Link(link),) if link is not None else ()
+        return SpanHandle(self, names.LOAD_SPAN, start, parent=None, context=parent, attributes=attributes, links=links)
+
+
+def here() -> Context:
+    """The host's present context."""
+    return otel_context.get_current()
+
+
+def no_parent() -> Context:
+    """A context in which no span is current."""
+    return otel_context.Context()
+
+
+def current_span_id() -> int:
+    """Identifier of the host's current span, 0 where there is none."""
+    return trace.get_current_span().get_span_context().span_id
+
+
+class SpanHandle:
+    """A span to be: started at the first need, with the time at which its work began."""
+
+    __slots__ = ("_attributes", "_context", "_ends", "_links", "_lock", "_name", "_parent", "_span", "_start", "_starts", "_telemetry")
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        name: str,
+        start: int,
+        *,
+        parent: SpanHandle | None,
+        context: Context | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        links: tuple[Link, ...] = (),
+    ) -> None:
+        self._telemetry = telemetry
+        self._name = name
+        self._start = start
+        self._parent = parent
+        self._context = context
+        self._attributes = attributes
+        self._links = links
+        self._span: Span | None = None
+        self._lock = threading.Lock()
+        self._starts: set[int] = set()
+        self._ends: set[int] = set()
+
+    def child(self, name: str, start: int) -> SpanHandle:
+        """A handle for a stage below this span."""
+        return SpanHandle(self._telemetry, name, start, parent=self)
+
+    @property
+    def name(self) -> str:
+        """Name of the span."""
+        return self._name
+
+    def rename(self, name: str) -> None:
+        """Give the span another name."""
+        self._name = name
+        if self._span is not None:
+            self._span.update_name(name)
+
+    @property
+    def started(self) -> bool:
+        """Whether the span exists, because somebody looked at it."""
+        return self._span is not None
+
+    def span(self) -> Span:
+        """The span, started if it was not."""
+        with self._lock:
+            if self._span is None:
+                context = self._context if self._parent is None else trace.set_span_in_context(self._parent.span(), otel_context.Context())
+                self._span = self._telemetry.tracer().start_span(
+                    self._name,
+                    context=context,
+                    kind=trace.SpanKind.INTERNAL,
+                    attributes=self._attributes,
+                    links=self._links,
+                    start_time=self._start,
+                    record_exception=False,
+                    set_status_on_exception=False,
+                )
+            return self._span
+
+    def span_context(self) -> trace.SpanContext:
+        """Identity of the span."""
+        return self.span().get_span_context()
+
+    def recording(self) -> bool:
+        """Whether the span was sampled."""
+        return self.span().is_recording()
+
+    def attach(self) -> Any:
+        """Make this the host's current span; returns what `detach` takes."""
+        return otel_context.attach(trace.set_span_in_context(LazySpan(self)))
+
+    def end(self, end: int, attributes: Mapping[str, Any], error: BaseException | None, *, record: bool = True) -> None:
+        """End the span; *error* marks it failed and, with *record*, is written to it as an event."""
+        if self._parent is not None:
+            end = self._apart(max(end, self._start + 1))
+        span = self.span()
+        if span.is_recording():
+            span.set_attributes({names.PROCESS_PID: os.getpid(), **attributes})
+            if error is not None:
+                span.set_attribute(names.ERROR_TYPE, _qualified(type(error)))
+                span.set_status(Status(StatusCode.ERROR, _message(error)))
+                if record:
+                    span.record_exception(error, timestamp=end)
+        span.end(end_time=end)
+        for receive in written:
+            receive(span)
+
+    def _apart(self, end: int) -> int:
+        """Keep this span from touching a sibling that ended before it; returns the end to use."""
+        siblings = self._parent
+        if siblings is None:
+            return end
+        with siblings._lock:  # noqa: SLF001 - a handle of the same class
+            begin_at, end_at = self._start // _MICROSECOND, end // _MICROSECOND
+            if self._span is None:
+                while any(begin_at - step in siblings._ends for step in range(_GAP)) and begin_at < end_at:  # noqa: SLF001 - as above
+                    begin_at += 1
+                    self._start = begin_at * _MICROSECOND
+            while any(end_at + step in siblings._starts for step in range(_GAP)) and end_at > begin_at:  # noqa: SLF001 - as above
+                end_at -= 1
+                end = end_at * _MICROSECOND
+            siblings._starts.add(begin_at)  # noqa: SLF001 - as above
+            siblings._ends.add(end_at)  # noqa: SLF001 - as above
+            return max(end, self._start)
+
+
+def detach(token: Any) -> None:
+    """Undo an `attach`."""
+    otel_context.detach(token)
+
+
+def _qualified(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ in ("builtins", None) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    text = str(error)
+    return text if len(text) <= 1024 else text[:1023] + "…"  # noqa: PLR2004 - what back ends keep of a value
+
+
+class LazySpan(trace.Span):
+    """Stands for a span that may never be needed; what the host does to it reaches the span."""
+
+    def __init__(self, handle: SpanHandle) -> None:
+        self._handle = handle
+
+    def get_span_context(self) -> trace.SpanContext:
+        return self._handle.span_context()
+
+    def is_recording(self) -> bool:
+        return self._handle.recording()
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do nothing: the stage ends its span itself."""
+
+    def set_attributes(self, attributes: Mapping[str, types.AttributeValue]) -> None:
+        self._handle.span().set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: types.AttributeValue) -> None:
+        self._handle.span().set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:
+        self._handle.span().add_event(name, attributes, timestamp)
+
+    def update_name(self, name: str) -> None:
+        self._handle.span().update_name(name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._handle.span().set_status(status, description)
+
+    def record_exception(
+        self, exception: BaseException, attributes: types.Attributes = None, timestamp: int | None = None, escaped: bool = False  # noqa: FBT001, FBT002 - the interface
+    ) -> None:
+        self._handle.span().record_exception(exception, attributes, timestamp, escaped)
