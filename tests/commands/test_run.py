@@ -307,3 +307,10 @@ def test_an_existing_folder_without_a_run_is_used_as_it_is(tmp_path: Path) -> No
 )
 def test_a_run_is_named_after_what_runs(command: str, name: str) -> None:
     assert name_of(command.split()) == name
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", ">&- 2>&- <&-", "2>/dev/full", ">/dev/full 2>&1"])
+def test_closed_or_full_standard_streams_cost_the_command_nothing(redirection: str) -> None:
+    line = f"{sys.executable} -m loadspan run -o run -- sh -c 'exit 5' {redirection}"
+    assert subprocess.run(line, shell=True, check=False, timeout=60).returncode == 5  # noqa: S602 - a shell makes these streams
+    assert json.loads(Path("run/run.json").read_text())["exit_code"] == 5

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from loadspan.errors import UserError
@@ -89,6 +91,7 @@ def _dedented(docstring: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: this process's) and return its exit code."""
+    _open_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
     name = f"loadspan {argv[0]}" if argv and argv[0] in commands() else "loadspan"
     try:
@@ -106,11 +109,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except OSError as error:
+        if error.errno == errno.ENOSPC and not error.filename:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at exit
         thing = f"{error.filename}: " if error.filename else ""
         return _refuse(name, f"{thing}{(error.strerror or str(error)).lower()}.")
     except KeyboardInterrupt:
         return _INTERRUPTED
     return code
+
+
+def _open_streams() -> None:
+    """Somewhere to print to for a process that was started with its standard output or error closed."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open for as long as the process runs
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as above
 
 
 def _refuse(name: str, message: str) -> int:

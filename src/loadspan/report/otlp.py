@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -54,7 +55,7 @@ def spans_in(line: str | bytes) -> list[RawSpan] | None:
 def _spans(resources: list[Any]) -> Iterator[RawSpan]:
     for resource_spans in _objects(resources):
         resource = resource_spans.get("resource")
-        pid = _pid(_attributes(resource.get("attributes")) if isinstance(resource, dict) else {})
+        pid = _resource_pid(resource.get("attributes") if isinstance(resource, dict) else None)
         for scope_spans in _objects(resource_spans.get("scopeSpans")):
             scope = scope_spans.get("scope")
             ours = isinstance(scope, dict) and scope.get("name") == names.SCOPE
@@ -77,10 +78,10 @@ def _span(item: dict[str, Any], resource_pid: int | None, *, ours: bool) -> RawS
     attributes = _attributes(item.get("attributes")) if ours else {}
     pid = _pid(attributes)
     return RawSpan(
-        name=name if isinstance(name, str) else "",
-        trace_id=trace_id if isinstance(trace_id, str) else "",
-        span_id=span_id if isinstance(span_id, str) else "",
-        parent_id=parent_id if isinstance(parent_id, str) and parent_id else None,
+        name=intern(name) if isinstance(name, str) else "",
+        trace_id=intern(trace_id) if isinstance(trace_id, str) else "",
+        span_id=intern(span_id) if isinstance(span_id, str) else "",
+        parent_id=intern(parent_id) if isinstance(parent_id, str) and parent_id else None,
         start=start,
         end=end if end is not None and end >= start else None,
         attributes=attributes,
@@ -106,6 +107,11 @@ def _error(status: Any) -> str | None:
     return message if isinstance(message, str) else ""
 
 
+def _resource_pid(items: Any) -> int | None:
+    """The process of a resource. It has a dozen other attributes, repeated on every line and of no use here."""
+    return _pid(_attributes([item for item in _objects(items) if item.get("key") == names.PROCESS_PID]))
+
+
 def _pid(attributes: dict[str, Value]) -> int | None:
     pid = attributes.get(names.PROCESS_PID)
     return pid if isinstance(pid, int) and not isinstance(pid, bool) else None
@@ -117,15 +123,16 @@ def _attributes(items: Any) -> dict[str, Value]:
         try:
             for kind, raw in item["value"].items():  # always one, and a loop over one is the quickest way to it
                 value = _DECODERS[kind](raw)
-                if value is not None and item["key"].__class__ is str:
-                    found[item["key"]] = value
+                if value is not None:
+                    found[intern(item["key"])] = value
         except (TypeError, KeyError, ValueError, OverflowError, AttributeError):  # noqa: PERF203 - one bad attribute costs one
             continue
     return found
 
 
 def _text(raw: Any) -> str | None:
-    return raw if raw.__class__ is str else None
+    # Interned, as the names are: a trace repeats both on every line, and memory is what reading a large one costs most.
+    return intern(raw) if raw.__class__ is str else None
 
 
 def _integer(raw: Any) -> int | None:

@@ -25,7 +25,8 @@ MAX_ROWS = 40
 """Stages drawn for one load: a page of a terminal. The longest stay, the others are counted."""
 
 _WARM, _COLD = 0.005, 0.995  # shares that print as 0 % and 100 %
-_WORTH_SAYING = 0.01  # share of the duration below which blocked or exclusive time explains nothing
+_WORTH_SAYING = 0.01  # share of the whole below which a part explains nothing
+_BLOCKED, _SHORT = 0.05, 0.001  # as above for blocked time: every thread sleeps a little now and then
 _FRAMES = 3
 _SAME_SIZE = 0.01  # sizes that differ less are said once
 
@@ -274,7 +275,7 @@ def _cache_facts(span: Span) -> Iterator[str]:
         yield "warm" if cold <= _WARM else "cold"
         if cold <= _WARM or (stored and size and abs(stored - size) < _SAME_SIZE * size):
             return
-    if stored:
+    if stored and stored >= _WORTH_SAYING * (size or 0):
         yield f"{units.size(stored)} from storage"
     elif cold is not None and _WARM < cold < _COLD:
         yield f"{cold:.0%} from storage".replace("%", " %")
@@ -286,7 +287,7 @@ def _call_facts(span: Span) -> Iterator[str]:
     if (at_once := span.number(names.CONCURRENCY)) and at_once > 1:
         yield f"{_count(at_once)} at once"
     blocked, duration = span.number(names.BLOCKED_TIME), span.duration
-    if blocked is not None and duration and blocked >= _WORTH_SAYING * duration:
+    if blocked is not None and duration and blocked >= max(_BLOCKED * duration, _SHORT):
         yield f"blocked {units.seconds(blocked)}"
     own = _exclusive(span) if span.children and isinstance(span, Stage) else None
     if own is not None and duration and own >= _WORTH_SAYING * duration:
