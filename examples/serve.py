@@ -11,7 +11,7 @@ which model a load is for (`loadspan.load`), a decryption with its own framing, 
 Without a recorder these lines do nothing, and the server is the same.
 
     GET /                               what can be asked for
-    GET /generate?base=base&adapter=a   eight tokens and a checksum of the output; no `adapter`: the base model alone
+    GET /generate?base=base&adapter=a   four tokens and a checksum of the output; no `adapter`: the base model alone
     POST /stop                          finish the requests and end
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PROMPT = (1, 2, 3, 5)
-TOKENS = 8
+TOKENS = 4
 
 
 @loadspan.stage("decrypt")
