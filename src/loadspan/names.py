@@ -132,7 +132,11 @@ CIPHER: Final = _attribute("loadspan.cipher", "string", "", "decrypt", "AES-GCM,
 MERGED_LAYERS: Final = _attribute("loadspan.merge.layers", "int", "{layer}", "merge_lora", "layers whose base weights got a delta")
 INJECTED_LAYERS: Final = _attribute("loadspan.inject.layers", "int", "{layer}", "merge_lora", "layers that got adapter modules")
 PARTITION: Final = _attribute(
-    "loadspan.partition", "double", "s", "load", "prefix: `loadspan.partition.<stage>` and `.other` are exclusive seconds and add up to the load"
+    "loadspan.partition",
+    "double",
+    "s",
+    "load",
+    "prefix: `loadspan.partition.<stage>` and `.other` are exclusive seconds and add up to the load",
 )
 COVERAGE: Final = _attribute("loadspan.coverage", "double", "1", "load", "1 - other / duration")
 OTHER_FRAMES: Final = _attribute(
@@ -142,9 +146,13 @@ MODEL_NAME: Final = _attribute("loadspan.model.name", "string", "", "stage, load
 REQUEST_MODEL: Final = _attribute("gen_ai.request.model", "string", "", "load", "the same, to join with inference spans")
 LOADER: Final = _attribute("loadspan.loader", "string", "", "load", "library whose function opened the load")
 ADAPTER_NAME: Final = _attribute("loadspan.adapter.name", "string", "", "merge_lora", "LoRA adapter")
-IMPLICIT: Final = _attribute("loadspan.implicit", "boolean", "", "load", "true when no call declared the load: it was put together from stages")
+IMPLICIT: Final = _attribute(
+    "loadspan.implicit", "boolean", "", "load", "true when no call declared the load: it was put together from stages"
+)
 FOLDED: Final = _attribute("loadspan.folded.count", "int", "{load}", "load", "repetitions that this one span stands for")
-SPAN_LIMIT: Final = _attribute("loadspan.span.folded", "int", "{call}", "load", "coarse calls tallied because the load had reached its span limit")
+SPAN_LIMIT: Final = _attribute(
+    "loadspan.span.folded", "int", "{call}", "load", "coarse calls tallied because the load had reached its span limit"
+)
 PROCESS_PID: Final = _attribute("process.pid", "int", "", "stage, load", "process")
 THREAD_NAME: Final = _attribute("thread.name", "string", "", "stage, load", "thread in which the call ran")
 ERROR_TYPE: Final = _attribute("error.type", "string", "", "stage, load", "qualified name of the exception; absent on success")

@@ -168,9 +168,10 @@ def of_load(load: OpenLoad, end: int, facts: IoFacts | None) -> dict[str, Any]:
     size = load.size if load.size is not None else load_size(load.totals)
     if size is not None:
         found[names.SIZE] = size
+    totals = load.partition.totals
     for stage in names.STAGES:
-        if load.partition.totals.get(stage):
-            found[names.partition(stage)] = load.partition.totals[stage] / 1e9
+        if totals.get(stage):
+            found[names.partition(stage)] = totals[stage] / 1e9
     found[names.partition(names.OTHER)] = load.partition.other / 1e9
     if end > load.start:
         found[names.COVERAGE] = 1.0 - load.partition.other / (end - load.start)

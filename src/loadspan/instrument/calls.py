@@ -240,7 +240,7 @@ def _async_generator(function: Callable[..., Any], recording: Recording) -> Call
 
 def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     begin, end, stage = recorder.begin_fine, recorder.end_fine, row.stage
-    when, path, size, label, deferred = row.when, row.path, row.size, row.label, row.deferred
+    when, path, size, label = row.when, row.path, row.size, row.label
 
     def start(args: Args, kwargs: Kwargs) -> Any:
         if when is not None and not when(args, kwargs):
@@ -249,7 +249,7 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
 
     def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
         moved = size(result, args, kwargs) if size is not None else None
-        took = end(call, moved, None, result, deferred=deferred is not None and deferred(args, kwargs))
+        took = end(call, moved, None, result)
         if took and label is not None:
             recorder.name_slow(call, took, moved, label(args, kwargs))
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.facts import counters
-from loadspan.instrument.partition import Partition
+from loadspan.instrument.partition import Node, Partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from loadspan.instrument.tally import Tally
     from loadspan.instrument.telemetry import SpanHandle
@@ -91,6 +91,7 @@ class OpenStage(_Described):
         "load",
         "name",
         "nested",
+        "nodes",
         "opens",
         "parent",
         "rated",
@@ -120,6 +121,7 @@ class OpenStage(_Described):
         self.brought = 0
         """Bytes deserialized inside this call."""
         self.tallies: dict[str, Tally] = {}
+        self.nodes: list[Node] = []
         self.deferred = False
         self.tallied = False
         self.cancelled = False
@@ -139,8 +141,13 @@ class OpenStage(_Described):
 
     @property
     def stage(self) -> OpenStage | None:
-        """This frame as the parent of others in the partition."""
+        """The stage that this frame is."""
         return self
+
+    @property
+    def above(self) -> Sequence[Node | None]:
+        """Nodes that what is called here has above it, in its load and in each load around that."""
+        return self.nodes
 
     @property
     def size_known(self) -> int | None:
@@ -193,7 +200,6 @@ class OpenLoad(_Described):
         "later",
         "load",
         "lock",
-        "moved",
         "muted",
         "name",
         "origin",
@@ -230,7 +236,6 @@ class OpenLoad(_Described):
         self.tallies: dict[str, Tally] = {}
         self.totals: dict[str, int] = {}
         """Bytes per stage name."""
-        self.moved = 0
         self.spans = 1
         self.folded = 0
         self.closed = False
@@ -265,8 +270,21 @@ class OpenLoad(_Described):
 
     @property
     def stage(self) -> OpenStage | None:
-        """A load is nobody's parent in its own partition."""
+        """The stage that this frame is: none."""
         return None
+
+    @property
+    def above(self) -> Sequence[Node | None]:
+        """Nodes that what is called here has above it, in this load (none) and in each load around it."""
+        return (None, *self.parent.above) if self.parent is not None else (None,)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes per stage name so far, running tallies included."""
+        found = dict(self.totals)
+        for tally in list(self.tallies.values()):
+            if tally.size:
+                found[tally.name] = found.get(tally.name, 0) + tally.size
+        return found
 
     def epoch(self, at: int) -> int:
         """Nanoseconds since the epoch of the monotonic time *at*."""

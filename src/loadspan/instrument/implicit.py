@@ -90,7 +90,7 @@ def _goes_on(load: OpenLoad, stage: str, settings: Settings, now: int) -> bool:
     """Whether a stage of unknown subject, called where *load* was called, is its next step."""
     if not load.pending():
         # Consumers in a row with nothing brought before them, for example `.to()` on one component after the other.
-        bare = stage not in names.SOURCE_STAGES and not names.SOURCE_STAGES & load.totals.keys()
+        bare = stage not in names.SOURCE_STAGES and not names.SOURCE_STAGES & load.sizes().keys()
         return bool(load.partition.shares) or bare
     if stage in names.SOURCE_STAGES and not load.raw_pending:
         # New bytes while tensors wait: the next file of this load if it follows soon, another load if it comes after a pause.

@@ -22,6 +22,8 @@ from loadspan.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loadspan.instrument.partition import Node
+
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
 
@@ -142,7 +144,7 @@ class Loads:
 
     def _worth(self, load: OpenLoad) -> bool:
         """Whether an implicit load is big or long enough to be shown, or failed."""
-        return load.failed is not None or load.moved >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
+        return load.failed is not None or sum(load.sizes().values()) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
 
     def _release(self, load: OpenLoad) -> None:
         """Show an implicit load that was held back until it was worth it."""
@@ -150,9 +152,7 @@ class Loads:
         for handle, end, found, error in held or ():
             self._end_span(load, handle, end, found, error)
 
-    def _end_span(
-        self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: BaseException | None
-    ) -> None:
+    def _end_span(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: BaseException | None) -> None:
         # An exception passes through every open frame; it is written down once, where it arose.
         record = error is not None and load.recorded_error != id(error)
         outer: OpenLoad | None = load
@@ -222,7 +222,7 @@ class Loads:
                 continue
             load = OpenLoad(series.first, time.time_ns() - time.perf_counter_ns(), explicit=False, parent=None)
             load.totals[stage] = series.size
-            load.partition.totals[stage] = series.busy
+            load.partition.add(stage, series.busy)
             load.partition.other = max(0, series.end - series.first - series.busy)
             load.attributes |= {names.IMPLICIT: True, names.FOLDED: series.count, names.BUSY_TIME: series.busy / 1e9}
             self._start_root(load, telemetry.no_parent())
@@ -244,28 +244,46 @@ class Loads:
 
     # The partition, of a load and of the loads around it
 
-    def enter(self, load: OpenLoad, key: OpenStage | Tally, parent: OpenStage | Tally | None, now: int) -> None:
-        """Time belongs to *key* from *now* on."""
-        with load.lock:
-            if load.gap:
-                self.settle_gap(load, now)
-            load.partition.enter(key, parent, key.name, now)
-        frame = load.parent
-        while frame is not None:
-            with frame.load.lock:
-                frame.load.gap.clear()
-                frame.load.partition.enter(key, parent or frame.stage, key.name, now)
-            frame = frame.load.parent
+    def nodes(self, name: str, frame: OpenLoad | OpenStage, inside: Tally | None = None) -> list[Node]:
+        """Nodes for a stage or tally in *frame*, or in a running tally: one in its load, one in each load around that."""
+        found: list[Node] = []
+        outer: OpenLoad | OpenStage | None = frame
+        for above in inside.nodes if inside is not None else frame.above:
+            if outer is None:
+                break
+            found.append(outer.load.partition.node(name, above))
+            outer = outer.load.parent
+        return found
 
-    def leave(self, load: OpenLoad, key: OpenStage | Tally, name: str | None, now: int) -> None:
-        """Time no longer belongs to *key*."""
-        frame: OpenLoad | OpenStage | None = load
-        while frame is not None:
-            inner = frame.load
-            with inner.lock:
-                inner.partition.leave(key, name, now)
-                inner.last_end = max(inner.last_end, now)
-            frame = inner.parent
+    def enter(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
+        """Time belongs to *nodes* from *now* on. The load's lock is held."""
+        if load.gap:
+            self.settle_gap(load, now)
+        load.partition.enter(nodes[0], now)
+        if load.parent is not None:
+            self._around(load, nodes, lambda outer, node: outer.partition.enter(node, now))
+
+    def leave(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
+        """Time no longer belongs to *nodes*. The load's lock is held."""
+        load.partition.leave(nodes[0], now)
+        load.last_end = max(load.last_end, now)
+        if load.parent is not None:
+            self._around(load, nodes, lambda outer, node: outer.partition.leave(node, now))
+
+    def settle(self, load: OpenLoad, nodes: list[Node], name: str | None) -> None:
+        """The stage of *nodes* is over and was *name*, or none. The load's lock is held."""
+        load.partition.settle(nodes[0], name)
+        if load.parent is not None:
+            self._around(load, nodes, lambda outer, node: outer.partition.settle(node, name))
+
+    def _around(self, load: OpenLoad, nodes: list[Node], act: Callable[[OpenLoad, Node], None]) -> None:
+        frame, index = load.parent, 1
+        while frame is not None and index < len(nodes):
+            outer = frame.load
+            with outer.lock:
+                outer.gap.clear()
+                act(outer, nodes[index])
+            frame, index = outer.parent, index + 1
 
     def settle_gap(self, load: OpenLoad, now: int) -> None:
         """A gap between stages ends: it was `initialize` if modules were being constructed in it. The load's lock is held."""
@@ -287,7 +305,6 @@ class Loads:
         while name == names.DESERIALIZE and isinstance(parent, OpenStage):
             parent.brought += size
             parent = parent.parent
-        load.moved += size
         inner: OpenLoad | None = load
         while inner is not None:
             inner.totals[name] = inner.totals.get(name, 0) + size
@@ -303,6 +320,7 @@ class Loads:
             if frame is not load and load.spans >= SPAN_LIMIT:
                 return self.tally(load, name)
             tally = frame.tallies[name] = Tally(name, load, frame.stage)
+            tally.nodes = self.nodes(name, frame)
             load.spans += 1
         return tally
 
@@ -315,6 +333,8 @@ class Loads:
         """Show what a tally has counted since the last time. The load's lock is held."""
         if not tally.count:
             return
+        if tally.size:
+            self.moved(load, tally.name, tally.size, tally.parent)
         parent = load.handle if tally.parent is None else tally.parent.handle
         handle = (parent or load.handle).child(tally.name, load.epoch(tally.first))
         found = attributes.of_tally(tally, full_paths=self.settings.full_paths)

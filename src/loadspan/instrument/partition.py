@@ -3,36 +3,48 @@ Who had each instant of a load: exclusive time per stage, and `other`.
 
 An instant belongs to the innermost open stages, in equal shares where several run at once; to `other` where none is open.
 Pure and streaming: it is told what is entered and left and when, keeps no intervals, and so costs the same for ten calls and a million.
-The exclusive times and `other` add up to the observed time exactly (integers; of a shared instant the remainder goes to the last sharer).
+The exclusive times and `other` add up to the observed time exactly (integers; of a shared instant the last sharer gets the remainder).
 """
 
 from __future__ import annotations
 
-from typing import Any
+
+class Node:
+    """What stands for one stage, or for all calls of one tally, in one partition."""
+
+    __slots__ = ("children", "exclusive", "name", "open", "parent")
+
+    def __init__(self, name: str, parent: Node | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.open = 0
+        """Calls that are open now."""
+        self.children = 0
+        """Nodes open inside it: while there are any, it has no time of its own."""
+        self.exclusive = 0
 
 
 class Partition:
     """
-    The partition of one load. Times are nanoseconds of one clock and never go back. Not thread-safe: the load's lock is held around it.
-
-    A key is any hashable object that stands for one open stage; entering an open key again raises its share (a tally with two calls at once).
+    The partition of one load. Times are nanoseconds of one clock that never goes back. Not thread-safe: the load's lock is held around it.
     """
 
-    __slots__ = ("_children", "_exclusive", "_leaves", "_names", "_open", "_parents", "last", "other", "shares", "totals")
+    __slots__ = ("_leaves", "_nodes", "_totals", "last", "other", "shares")
 
     def __init__(self, start: int) -> None:
         self.last = start
         self.other = 0
-        self.totals: dict[str, int] = {}
-        """Exclusive nanoseconds per stage name, of stages already left."""
         self.shares = 0
         """Calls that share the present instant; 0 means nothing is open."""
-        self._leaves: dict[Any, int] = {}
-        self._open: dict[Any, int] = {}
-        self._parents: dict[Any, Any] = {}
-        self._children: dict[Any, int] = {}
-        self._exclusive: dict[Any, int] = {}
-        self._names: dict[Any, str] = {}
+        self._leaves: list[Node] = []
+        self._nodes: list[Node] = []
+        self._totals: dict[str, int] = {}
+
+    def node(self, name: str, parent: Node | None) -> Node:
+        """A node for stage *name*, inside *parent* or, if that is None, in the load itself."""
+        node = Node(name, parent)
+        self._nodes.append(node)
+        return node
 
     def advance(self, now: int) -> None:
         """Give the time since the last event to whoever had it."""
@@ -40,86 +52,91 @@ class Partition:
         if passed <= 0:
             return
         self.last = now
-        shares = self.shares
-        if not shares:
+        leaves = self._leaves
+        if not leaves:
             self.other += passed
-            return
-        exclusive = self._exclusive
-        if len(self._leaves) == 1:
-            for key in self._leaves:
-                exclusive[key] += passed
-            return
-        rest = passed
-        for key, count in self._leaves.items():
-            part = passed * count // shares
-            exclusive[key] += part
-            rest -= part
-        exclusive[key] += rest
+        elif len(leaves) == 1:
+            leaves[0].exclusive += passed
+        else:
+            rest = passed
+            for leaf in leaves:
+                part = passed * leaf.open // self.shares
+                leaf.exclusive += part
+                rest -= part
+            leaf.exclusive += rest
 
-    def enter(self, key: Any, parent: Any, name: str, now: int) -> None:
-        """Open *key*, of stage *name*, at *now*, inside *parent* (a key, or None for the load itself)."""
+    def enter(self, node: Node, now: int) -> None:
+        """Open *node* at *now*, once more if it is open: a tally with two calls at once has two shares."""
         self.advance(now)
-        count = self._open.get(key, 0)
-        self._open[key] = count + 1
-        if not count:
-            self._exclusive[key] = 0
-            self._names[key] = name
-            if parent is not None and parent in self._open:
-                self._parents[key] = parent
-                self._children[parent] = self._children.get(parent, 0) + 1
-                self.shares -= self._leaves.pop(parent, 0)
-        if not self._children.get(key):
-            self._leaves[key] = count + 1
+        node.open += 1
+        if node.open == 1:
+            parent = node.parent
+            if parent is not None and parent.open:
+                parent.children += 1
+                if parent.children == 1:
+                    self._leaves.remove(parent)
+                    self.shares -= parent.open
+            if not node.children:
+                self._leaves.append(node)
+        if not node.children:
             self.shares += 1
 
-    def leave(self, key: Any, name: str | None, now: int) -> None:
-        """Close *key* at *now*; its time counts as stage *name*, or as its parent's where *name* is None."""
+    def leave(self, node: Node, now: int) -> None:
+        """Close *node*, or one of its calls, at *now*."""
         self.advance(now)
-        count = self._open.get(key, 0) - 1
-        if count < 0:
+        if not node.open:
             return
-        leaf = key in self._leaves
-        if count:
-            self._open[key] = count
-            if leaf:
-                self._leaves[key] = count
-                self.shares -= 1
+        node.open -= 1
+        if not node.children:
+            self.shares -= 1
+        if node.open:
             return
-        del self._open[key]
-        if leaf:
-            self.shares -= self._leaves.pop(key)
-        self._children.pop(key, None)
-        self._settle(key, name)
+        if not node.children:
+            self._leaves.remove(node)
+        node.children = 0
+        parent = node.parent
+        if parent is not None and parent.open and parent.children:
+            parent.children -= 1
+            if not parent.children:
+                self._leaves.append(parent)
+                self.shares += parent.open
 
-    def _settle(self, key: Any, name: str | None) -> None:
-        exclusive = self._exclusive.pop(key)
-        del self._names[key]
-        parent = self._parents.pop(key, None)
-        present = parent is not None and parent in self._open
+    def settle(self, node: Node, name: str | None) -> None:
+        """*node* is closed for good: its time counts as stage *name*, or as its parent's where *name* is None."""
+        if node in self._nodes:
+            self._nodes.remove(node)
         if name is not None:
-            self.totals[name] = self.totals.get(name, 0) + exclusive
-        elif present:
-            self._exclusive[parent] += exclusive
+            self._totals[name] = self._totals.get(name, 0) + node.exclusive
+        elif node.parent is not None and node.parent.open:
+            node.parent.exclusive += node.exclusive
         else:
-            self.other += exclusive
-        if present:
-            self._children[parent] -= 1
-            if not self._children[parent]:
-                self._leaves[parent] = self._open[parent]
-                self.shares += self._open[parent]
+            self.other += node.exclusive
+        node.exclusive = 0
 
     def finish(self, now: int) -> None:
         """The load ends at *now*; what is still open gets the time it had so far."""
         self.advance(now)
-        for key in list(self._open):
-            name = self._names[key]
-            self.totals[name] = self.totals.get(name, 0) + self._exclusive[key]
+        for node in list(self._nodes):
+            self.settle(node, node.name)
+            node.open = node.children = 0
         self.shares = 0
-        for mapping in (self._leaves, self._open, self._parents, self._children, self._exclusive, self._names):
-            mapping.clear()
+        self._leaves.clear()
 
     def move(self, name: str, nanoseconds: int) -> None:
         """Give *nanoseconds* of `other` to stage *name*: what a gap turned out to be."""
         moved = min(nanoseconds, self.other)
         self.other -= moved
-        self.totals[name] = self.totals.get(name, 0) + moved
+        self._totals[name] = self._totals.get(name, 0) + moved
+
+    def add(self, name: str, nanoseconds: int) -> None:
+        """Give *nanoseconds* that were not observed here to stage *name*."""
+        self._totals[name] = self._totals.get(name, 0) + nanoseconds
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Exclusive nanoseconds per stage name so far."""
+        found = dict(self._totals)
+        for node in self._nodes:
+            if node.exclusive:
+                found[node.name] = found.get(node.name, 0) + node.exclusive
+        return found

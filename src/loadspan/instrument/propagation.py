@@ -50,7 +50,9 @@ def _deliver(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 ROWS = (
-    Target(module="threading", attribute="Thread.start", kind=Kind.REPLACE, replace=_carry, why="a thread works for the load that started it"),
+    Target(
+        module="threading", attribute="Thread.start", kind=Kind.REPLACE, replace=_carry, why="a thread works for the load that started it"
+    ),
     Target(
         module="threading",
         attribute="Thread._bootstrap_inner",

@@ -7,6 +7,7 @@ generators stepped by hand. Every method may fail; callers reach them through th
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,18 @@ from loadspan.instrument import implicit
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
-from loadspan.instrument.tally import Tally, usage
+from loadspan.instrument.tally import Tally
 
 if TYPE_CHECKING:
-    import resource
-
+    from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Args, Kwargs, Target
 
 SEGMENT = 5_000_000_000
 """Nanoseconds after which a running tally reports a segment; doubled with every 64 spans of the load."""
 
 _SEGMENTS = 64
+_THREAD = getattr(resource, "RUSAGE_THREAD", 0)
+_getrusage = resource.getrusage if hasattr(resource, "RUSAGE_THREAD") else None  # per thread on Linux only
 _SOON = 10_000_000  # nanoseconds within which a call from the same place on the same file needs no further proof
 _SAMPLE = 16  # results by which an implicit load recognizes its own tensors
 _DEEP = 1 << 18  # bytes of a chunk from which two more readings of 2 us are under a percent of the call
@@ -35,14 +37,16 @@ _DEEP = 1 << 18  # bytes of a chunk from which two more readings of 2 us are und
 class FineCall:
     """One fine call while it runs."""
 
-    __slots__ = ("begun", "outer", "scheduled", "stage", "tally", "usage")
+    __slots__ = ("begun", "nodes", "outer", "scheduled", "stage", "tally", "usage")
 
     def __init__(self, stage: str, tally: Tally | None, outer: OpenStage | None) -> None:
         self.stage = stage
         self.tally = tally
         self.outer = outer
         self.begun = 0
-        self.usage: resource.struct_rusage | None = None
+        self.nodes: list[Node] | None = None
+        """Its own nodes, where it runs inside a fine call of another stage."""
+        self.usage: Any = None
         self.scheduled: int | None = None
 
 
@@ -60,7 +64,14 @@ class Recorder(Stages):
         self._local = _Local()
 
     def begin_fine(
-        self, stage: str, row: Target | None = None, args: Args = (), kwargs: Kwargs | None = None, *, chunk: int = 0, path: str | None = None
+        self,
+        stage: str,
+        row: Target | None = None,
+        args: Args = (),
+        kwargs: Kwargs | None = None,
+        *,
+        chunk: int = 0,
+        path: str | None = None,
     ) -> FineCall | None:
         """
         Begin a fine call; None if it is not to be recorded.
@@ -74,48 +85,54 @@ class Recorder(Stages):
             path: File the call is about, where that is known.
         """
         running = self._local.running
-        for call in running:
-            if call.stage == stage:
-                return None  # the outermost of nested calls counts
+        if running and any(call.stage == stage for call in running):
+            return None  # the outermost of nested calls counts
         frame = current.get()
         if frame is None or frame.load.closed:
             frame = self.frame() or self._place_fine(stage, row, args, kwargs or {}, path)
             if frame is None:
                 return None
-        if frame.load.muted:
+        load = frame.load
+        if load.muted:
             return None
         if stage in frame.stages:
             call = FineCall(stage, None, self.same(frame, stage))
             running.append(call)
             return call
-        tally = self._tally_of(frame, stage, row, args, kwargs, path)
+        tally = frame.tallies.get(stage)
+        if tally is None or threading.get_ident() not in tally.threads or (path is not None and path not in tally.paths):
+            tally = self._describe(frame, stage, row, args, kwargs or {}, path)
         call = FineCall(stage, tally, None)
-        parent = running[-1].tally if running else None
+        nodes = tally.nodes
+        if running and running[-1].tally is not None:
+            with load.lock:
+                # Inside a fine call of another stage: time is taken from that one, not from the frame around both.
+                nodes = call.nodes = self.nodes(stage, frame, running[-1].tally)
         running.append(call)
         if chunk >= _DEEP:
             call.scheduled = counters.scheduled()
-        call.usage = usage()
+        if _getrusage is not None:
+            call.usage = _getrusage(_THREAD)
         call.begun = now = time.perf_counter_ns()
-        load = frame.load
         with load.lock:
             tally.begin(now)
-            self.enter(load, tally, parent or frame.stage, now)
+            self.enter(load, nodes, now)
         return call
 
-    def _tally_of(
-        self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs | None, path: str | None
+    def _describe(
+        self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None
     ) -> Tally:
-        tally = frame.tallies.get(stage)
-        thread = threading.get_ident()
-        if tally is not None and thread in tally.threads and (path is None or path in tally.paths):
-            return tally
+        """The tally of a call from a thread or about a file that it has not seen."""
         with frame.load.lock:
             tally = self.tally(frame, stage)
-            tally.threads[thread] = threading.current_thread().name
+            tally.threads[threading.get_ident()] = threading.current_thread().name
             if path is not None:
                 tally.paths[path] = None
-            if row is not None and row.facts is not None:
-                tally.describe(row.facts(args, kwargs or {}))
+            if row is not None:
+                if row.facts is not None:
+                    tally.describe(row.facts(args, kwargs))
+                if row.deferred is not None and row.deferred(args, kwargs):
+                    tally.deferred = True
             return tally
 
     def _place_fine(self, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> OpenLoad | None:
@@ -126,7 +143,13 @@ class Recorder(Stages):
         where = implicit.origin()
         now = time.perf_counter_ns()
         last = self._local.last
-        if last is not None and not last.closed and last.origin == where and now - last.last_end < _SOON and (not path or path in last.paths):
+        if (
+            last is not None
+            and not last.closed
+            and last.origin == where
+            and now - last.last_end < _SOON
+            and (not path or path in last.paths)
+        ):
             return last
         if not self.telemetry.enabled():
             return None
@@ -152,20 +175,21 @@ class Recorder(Stages):
         An implicit load remembers *result* by weak reference, to recognize it later.
         """
         now = time.perf_counter_ns()
+        usage = _getrusage(_THREAD) if call.usage is not None and _getrusage is not None else None
         running = self._local.running
-        if call in running:
+        if running and running[-1] is call:
+            running.pop()
+        elif call in running:
             running.remove(call)
         tally = call.tally
         if tally is None:
-            if call.outer is not None:
-                with call.outer.load.lock:
-                    call.outer.count_inner(size if error is None else None)
-                    call.outer.deferred = call.outer.deferred or deferred
+            self._count_in_stage(call, size if error is None else None, deferred=deferred)
             return 0
-        after = usage() if call.usage is not None else None
         load = tally.load
         with load.lock:
-            self.leave(load, tally, tally.name, now)
+            self.leave(load, call.nodes or tally.nodes, now)
+            if call.nodes is not None:
+                self.settle(load, call.nodes, tally.name)
             if load.closed:
                 return 0
             took = now - call.begun
@@ -173,29 +197,30 @@ class Recorder(Stages):
             if outer is not None and not running and outer.thread == threading.get_ident():
                 outer.nested += took
             tally.end(call.begun, now, size if error is None else None)
-            if after is not None and call.usage is not None:
-                tally.charge(call.usage, after)
+            if usage is not None:
+                tally.charge(call.usage, usage)
             if call.scheduled is not None:
                 tally.block(took, call.scheduled, counters.scheduled())
             if deferred:
                 tally.deferred = True
-            self._account(load, tally, size, error)
-            if tally.count <= _SAMPLE and not load.explicit and error is None:
+            load.failed = error
+            if error is not None:
+                tally.error = error
+            elif not load.explicit and tally.count <= _SAMPLE:
                 load.learn((result,))
                 implicit.consumed(load, tally.name, (), (result,))
             slow = took if tally.slow(took) else 0
-            if now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
+            if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
                 load.spans += 1
                 self.emit(load, tally)
             return slow
 
-    def _account(self, load: OpenLoad, tally: Tally, size: int | None, error: BaseException | None) -> None:
-        if error is not None:
-            tally.error = load.failed = error
-            return
-        load.failed = None
-        if size:
-            self.moved(load, tally.name, size, tally.parent)
+    def _count_in_stage(self, call: FineCall, size: int | None, *, deferred: bool) -> None:
+        """A fine call inside a coarse stage of the same name is counted there."""
+        if call.outer is not None:
+            with call.outer.load.lock:
+                call.outer.count_inner(size)
+                call.outer.deferred = call.outer.deferred or deferred
 
     def name_slow(self, call: FineCall, took: int, size: int | None, label: str) -> None:
         """Give a slow call its name."""

@@ -132,4 +132,3 @@ class Sampler:
             if not load.partition.shares:
                 load.gap.append(constructing)
                 load.frames[name] = load.frames.get(name, 0) + 1
-

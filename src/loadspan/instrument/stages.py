@@ -85,7 +85,9 @@ class Stages(Loads):
         self._others(stage)
         stage.before = counters.of_thread(stage.thread)
         stage.before_process = counters.of_process()
-        self.enter(load, stage, frame.stage, stage.start)
+        with load.lock:
+            stage.nodes = self.nodes(stage.name, frame)
+            self.enter(load, stage.nodes, stage.start)
 
     def _others(self, stage: OpenStage) -> None:
         """Note stages of other work that run at the same time: then the process's counters are nobody's alone."""
@@ -111,7 +113,9 @@ class Stages(Loads):
         load = stage.load
         if stage.handle.name != stage.name:
             stage.handle.rename(stage.name)  # what it was is known only now
-        self.leave(load, stage, None if stage.cancelled else stage.name, end)
+        with load.lock:
+            self.leave(load, stage.nodes, end)
+            self.settle(load, stage.nodes, None if stage.cancelled else stage.name)
         outer = stage.parent.stage if stage.parent is not None else None
         if outer is not None and outer.thread == stage.thread:
             outer.nested += end - stage.start

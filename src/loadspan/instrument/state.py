@@ -82,7 +82,7 @@ def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
             "loader": load.attributes.get(names.LOADER),
             "implicit": not load.explicit,
             "start": load.epoch(load.start),
-            "size": attributes.load_size(load.totals) or 0,
+            "size": attributes.load_size(load.sizes()) or 0,
             "stages": [_stage(load, stage) for stage in _open(recorder, load)],
         }
 

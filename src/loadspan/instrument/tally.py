@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import heapq
-import resource
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import resource
+
     from loadspan.facts.counters import IoFacts
     from loadspan.instrument.frames import OpenLoad, OpenStage
+    from loadspan.instrument.partition import Node
 
 _SLOWEST = 5
-_THREAD = getattr(resource, "RUSAGE_THREAD", None)
 _BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
 
 
@@ -36,6 +37,7 @@ class Tally:
         "measured",
         "minor",
         "name",
+        "nodes",
         "parent",
         "paths",
         "size",
@@ -51,6 +53,7 @@ class Tally:
         self.parent = parent
         self.attributes: dict[str, Any] = {}
         self.described = False
+        self.nodes: list[Node] = []
         self.paths: dict[str, None] = {}
         self.threads: dict[int, str] = {}
         self.active = 0
@@ -161,7 +164,3 @@ class Tally:
         else:
             self.attributes = {key: value for key, value in self.attributes.items() if attributes.get(key) == value}
 
-
-def usage() -> resource.struct_rusage | None:
-    """Counters of the calling thread, None where the system has none per thread."""
-    return resource.getrusage(_THREAD) if _THREAD is not None else None

@@ -242,6 +242,10 @@ class LazySpan(trace.Span):
         self._handle.span().set_status(status, description)
 
     def record_exception(
-        self, exception: BaseException, attributes: types.Attributes = None, timestamp: int | None = None, escaped: bool = False  # noqa: FBT001, FBT002 - the interface
+        self,
+        exception: BaseException,
+        attributes: types.Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - the interface
     ) -> None:
         self._handle.span().record_exception(exception, attributes, timestamp, escaped)

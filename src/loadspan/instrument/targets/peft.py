@@ -55,9 +55,7 @@ def _measure_load_adapter(stage: OpenStage | OpenLoad, result: Any, args: Args, 
 
 def _count_injected(stage: OpenStage | OpenLoad, model: Any) -> None:
     adapter = stage.attributes[names.ADAPTER_NAME]
-    layers = [
-        layer for layer in _layers(model) if any(adapter in (getattr(layer, name, None) or ()) for name in layer.adapter_layer_names)
-    ]
+    layers = [layer for layer in _layers(model) if any(adapter in (getattr(layer, name, None) or ()) for name in layer.adapter_layer_names)]
     stage.attributes[names.INJECTED_LAYERS] = len(layers)
 
 

@@ -198,4 +198,3 @@ ROWS = (
         why="load_file and load_state_dict in one call",
     ),
 )
-
