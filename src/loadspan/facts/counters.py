@@ -2,8 +2,9 @@
 What the kernel counted for this process and for the calling thread: bytes, faults, time on and off a CPU.
 
 Sources: `/proc/thread-self/io` and `/proc/self/io` (rchar, read_bytes), `/proc/thread-self/schedstat` (ns on a CPU, ns waiting for one) and
-getrusage(2). Files are opened for each reading: a kept descriptor would read the parent after a fork, fail once its thread is gone, and
-leak with every pool thread, to save 5 us on a call that takes a millisecond or more.
+getrusage(2) for faults; the CPU clocks, since getrusage's times advance by whole ticks.
+Files are opened for each reading: a kept descriptor would read the parent after a fork, fail once its thread is gone, and leak with every
+pool thread, to save 5 us on a call that takes a millisecond or more.
 """
 
 from __future__ import annotations
@@ -96,17 +97,17 @@ def parse_schedstat(text: bytes) -> int | None:
     return int(fields[0]) + int(fields[1])
 
 
-def _rusage(who: int | None) -> tuple[int | None, int | None, float | None]:
+def _faults(who: int | None) -> tuple[int | None, int | None]:
     if who is None:
-        return None, None, None
+        return None, None
     usage = resource.getrusage(who)
-    return usage.ru_majflt, usage.ru_minflt, usage.ru_utime + usage.ru_stime
+    return usage.ru_majflt, usage.ru_minflt
 
 
-def _take(io: str, who: int | None, on_or_waiting: int | None, thread: int, own: int) -> Counters:
+def _take(io: str, who: int | None, cpu_time: float, on_or_waiting: int | None, thread: int, own: int) -> Counters:
     read, storage_read = parse_io(content(io))
     read = None if read is None else read - own
-    return Counters(time.perf_counter_ns(), thread, read, storage_read, *_rusage(who), on_or_waiting)
+    return Counters(time.perf_counter_ns(), thread, read, storage_read, *_faults(who), cpu_time, on_or_waiting)
 
 
 def scheduled() -> int | None:
@@ -116,12 +117,12 @@ def scheduled() -> int | None:
 
 def of_thread(thread: int) -> Counters:
     """Counters of the calling thread, whose identifier is *thread*."""
-    return _take(_PREFIX + "thread-self/io", _THREAD, scheduled(), thread, _own.size)
+    return _take(_PREFIX + "thread-self/io", _THREAD, time.thread_time(), scheduled(), thread, _own.size)
 
 
 def of_process() -> Counters:
     """Counters of this process: all its threads, past and present, and the children it has waited for."""
-    return _take(_PREFIX + "self/io", resource.RUSAGE_SELF, None, 0, _own_process[0])
+    return _take(_PREFIX + "self/io", resource.RUSAGE_SELF, time.process_time(), None, 0, _own_process[0])
 
 
 def _less(after: float | None, before: float | None) -> float | None:

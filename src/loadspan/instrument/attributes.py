@@ -134,7 +134,6 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
         found[names.IO_STORAGE_READ] = tally.storage_read
         found[names.FAULT_MAJOR] = tally.major
         found[names.FAULT_MINOR] = tally.minor
-        found[names.CPU_TIME] = tally.cpu
         found[names.IO_SCOPE] = "thread"
     if tally.blocked is not None:
         found[names.BLOCKED_TIME] = tally.blocked

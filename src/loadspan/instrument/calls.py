@@ -13,7 +13,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from loadspan import names
-from loadspan.guard import safely
+from loadspan.guard import observed, safely
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Kind
@@ -243,9 +243,9 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     when, path, size, label = row.when, row.path, row.size, row.label
 
     def start(args: Args, kwargs: Kwargs) -> Any:
-        if when is not None and not when(args, kwargs):
+        if not recorder.active or (when is not None and not when(args, kwargs)):
             return None
-        return begin(stage, row, args, kwargs, path=path(args, kwargs) if path is not None else None)
+        return begin(stage, row, args, kwargs, 0, path(args, kwargs) if path is not None else None)
 
     def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
         moved = size(result, args, kwargs) if size is not None else None
@@ -253,17 +253,7 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
         if took and label is not None:
             recorder.name_slow(call, took, moved, label(args, kwargs))
 
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = safely(start, args, kwargs) if recorder.active else None
-        if call is None:
-            return original(*args, **kwargs)
-        try:
-            result = original(*args, **kwargs)
-        except BaseException as error:
-            safely(end, call, None, error)
-            raise
-        safely(finish, call, result, args, kwargs)
-        return result
+    def fail(call: Any, error: BaseException) -> None:
+        end(call, None, error)
 
-    return wrapper
+    return observed(original, start, finish, fail)

@@ -17,7 +17,7 @@ from loadspan.instrument import implicit
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
-from loadspan.instrument.tally import Tally
+from loadspan.instrument.tally import SLOWEST, Tally
 
 if TYPE_CHECKING:
     from loadspan.instrument.partition import Node
@@ -30,6 +30,7 @@ _SEGMENTS = 64
 _THREAD = getattr(resource, "RUSAGE_THREAD", 0)
 _getrusage = resource.getrusage if hasattr(resource, "RUSAGE_THREAD") else None  # per thread on Linux only
 _SOON = 10_000_000  # nanoseconds within which a call from the same place on the same file needs no further proof
+_BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
 _SAMPLE = 16  # results by which an implicit load recognizes its own tensors
 _DEEP = 1 << 18  # bytes of a chunk from which two more readings of 2 us are under a percent of the call
 
@@ -69,7 +70,6 @@ class Recorder(Stages):
         row: Target | None = None,
         args: Args = (),
         kwargs: Kwargs | None = None,
-        *,
         chunk: int = 0,
         path: str | None = None,
     ) -> FineCall | None:
@@ -115,8 +115,16 @@ class Recorder(Stages):
             call.usage = _getrusage(_THREAD)
         call.begun = now = time.perf_counter_ns()
         with load.lock:
-            tally.begin(now)
-            self.enter(load, nodes, now)
+            # Spelled out where a method would read better: this runs for every tensor.
+            if not tally.first:
+                tally.first = now
+            tally.active += 1
+            if tally.active > tally.concurrency:
+                tally.concurrency = tally.active
+            if load.gap or load.parent is not None:
+                self.enter(load, nodes, now)
+            else:
+                load.partition.enter(nodes[0], now)
         return call
 
     def _describe(
@@ -187,18 +195,32 @@ class Recorder(Stages):
             return 0
         load = tally.load
         with load.lock:
-            self.leave(load, call.nodes or tally.nodes, now)
-            if call.nodes is not None:
-                self.settle(load, call.nodes, tally.name)
+            if call.nodes is not None or load.parent is not None:
+                self.leave(load, call.nodes or tally.nodes, now)
+                if call.nodes is not None:
+                    self.settle(load, call.nodes, tally.name)
+            else:
+                load.partition.leave(tally.nodes[0], now)
+                load.last_end = now
             if load.closed:
                 return 0
             took = now - call.begun
             outer = tally.parent
             if outer is not None and not running and outer.thread == threading.get_ident():
                 outer.nested += took
-            tally.end(call.begun, now, size if error is None else None)
+            tally.active -= 1
+            tally.count += 1
+            tally.busy += took
+            tally.last = now
+            if size is not None and error is None:
+                tally.size += size
+                tally.sized = True
             if usage is not None:
-                tally.charge(call.usage, usage)
+                before = call.usage
+                tally.measured = True
+                tally.storage_read += (usage.ru_inblock - before.ru_inblock) * _BLOCK
+                tally.major += usage.ru_majflt - before.ru_majflt
+                tally.minor += usage.ru_minflt - before.ru_minflt
             if call.scheduled is not None:
                 tally.block(took, call.scheduled, counters.scheduled())
             if deferred:
@@ -209,7 +231,7 @@ class Recorder(Stages):
             elif not load.explicit and tally.count <= _SAMPLE:
                 load.learn((result,))
                 implicit.consumed(load, tally.name, (), (result,))
-            slow = took if tally.slow(took) else 0
+            slow = took if len(tally.slowest) < SLOWEST or took > tally.slowest[0][0] else 0
             if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
                 load.spans += 1
                 self.emit(load, tally)

@@ -6,14 +6,12 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import resource
-
     from loadspan.facts.counters import IoFacts
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
 
-_SLOWEST = 5
-_BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
+SLOWEST = 5
+"""Calls that are remembered by name."""
 
 
 class Tally:
@@ -26,7 +24,6 @@ class Tally:
         "busy",
         "concurrency",
         "count",
-        "cpu",
         "deferred",
         "described",
         "error",
@@ -72,24 +69,10 @@ class Tally:
         self.error: BaseException | None = None
         self.measured = False
         self.storage_read = self.major = self.minor = 0
-        self.cpu = 0.0
         self.blocked: float | None = None
 
-    def begin(self, now: int) -> None:
-        """Count a call that begins."""
-        if not self.first:
-            self.first = now
-        self.active += 1
-        if self.active > self.concurrency:
-            self.concurrency = self.active
-
-    def end(self, begun: int, now: int, size: int | None) -> None:
-        """Count a call that ended."""
-        self.active -= 1
-        self.add(begun, now, size)
-
     def add(self, begun: int, now: int, size: int | None) -> None:
-        """Count a call from *begun* to *now* that was not announced by `begin`."""
+        """Count a coarse call from *begun* to *now*; fine calls are counted by the recorder itself."""
         self.count += 1
         self.busy += now - begun
         self.last = now
@@ -99,25 +82,13 @@ class Tally:
             self.size += size
             self.sized = True
 
-    def slow(self, took: int) -> bool:
-        """Whether a call of *took* nanoseconds is among the slowest so far, so that its name is worth making."""
-        return len(self.slowest) < _SLOWEST or took > self.slowest[0][0]
-
     def note(self, took: int, size: int | None, label: str) -> None:
         """Remember a slow call by name."""
         entry = (took, self.count, size, label)
-        if len(self.slowest) < _SLOWEST:
+        if len(self.slowest) < SLOWEST:
             heapq.heappush(self.slowest, entry)
         else:
             heapq.heappushpop(self.slowest, entry)
-
-    def charge(self, before: resource.struct_rusage, after: resource.struct_rusage) -> None:
-        """Add what the kernel counted for the calling thread during one call."""
-        self.measured = True
-        self.cpu += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        self.storage_read += (after.ru_inblock - before.ru_inblock) * _BLOCK
-        self.major += after.ru_majflt - before.ru_majflt
-        self.minor += after.ru_minflt - before.ru_minflt
 
     def charge_facts(self, facts: IoFacts) -> None:
         """Add what was counted for a coarse call that is tallied."""
@@ -126,7 +97,6 @@ class Tally:
             self.storage_read += facts.storage_read
             self.major += facts.fault_major or 0
             self.minor += facts.fault_minor or 0
-            self.cpu += facts.cpu_time or 0.0
         if facts.blocked_time is not None:
             self.blocked = (self.blocked or 0.0) + facts.blocked_time
 
@@ -146,11 +116,11 @@ class Tally:
         self.deferred = self.deferred or other.deferred
         self.measured = self.measured or other.measured
         self.error = self.error or other.error
-        for name in ("count", "size", "busy", "storage_read", "major", "minor", "cpu"):
+        for name in ("count", "size", "busy", "storage_read", "major", "minor"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.blocked is not None:
             self.blocked = (self.blocked or 0.0) + other.blocked
-        self.slowest = heapq.nlargest(_SLOWEST, [*self.slowest, *other.slowest])
+        self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *other.slowest])
         heapq.heapify(self.slowest)
         self.paths.update(other.paths)
         self.threads.update(other.threads)
