@@ -151,7 +151,7 @@ class _Steps:
         if isinstance(frame, OpenLoad):
             self._load = frame
         elif isinstance(frame, OpenStage):
-            frame.tallied = True  # a step is one of many, however long it takes
+            frame.step = True
         return frame
 
     def end(self, frame: Any, item: Any, error: BaseException | None) -> None:

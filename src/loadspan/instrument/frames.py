@@ -97,6 +97,7 @@ class OpenStage(_Described):
         "rated",
         "stages",
         "start",
+        "step",
         "tallied",
         "tallies",
         "thread",
@@ -124,6 +125,9 @@ class OpenStage(_Described):
         self.nodes: list[Node] = []
         self.deferred = False
         self.tallied = False
+        """Whether its load had no span left for it."""
+        self.step = False
+        """Whether it is one step of a generator: one of many, however long it takes."""
         self.cancelled = False
         self.alone = True
         self.inner_size: int | None = None

@@ -119,18 +119,23 @@ class Stages(Loads):
         outer = stage.parent.stage if stage.parent is not None else None
         if outer is not None and outer.thread == stage.thread:
             outer.nested += end - stage.start
-        if stage.cancelled:
-            return
         with load.lock:
-            if not load.closed:
-                self._learn(load, stage, error, end)
-                self._show_stage(load, stage, error, end)
+            if load.closed:
+                return
+            if stage.cancelled:
+                self._without_span(load, stage)
+                return
+            self._learn(load, stage, error, end)
+            self._show_stage(load, stage, error, end)
 
     def _show_stage(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
-        if stage.tallied or (end - stage.start < SHORT and not stage.handle_used):
+        if stage.tallied or stage.step or (end - stage.start < SHORT and not stage.handle_used):
             self._tally_stage(load, stage, error, end)
             return
         self.flush_tallies(load, stage)
+        size = stage.size_known
+        if size and error is None:
+            self.moved(load, stage.name, size, stage.parent)
         if stage.handle is not None:
             found = attributes.of_stage(stage, end, full_paths=self.settings.full_paths)
             self.show(load, stage.handle, load.epoch(end), found, error)
@@ -151,9 +156,6 @@ class Stages(Loads):
     def _learn(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
         """Take over from a stage what its load has to know. The load's lock is held."""
         load.failed = error
-        size = stage.size_known
-        if size and error is None:
-            self.moved(load, stage.name, size, stage.parent)
         load.paths.update(stage.paths)
         things, outputs = sample(stage.things), sample(stage.outputs)
         load.learn(things)
@@ -192,9 +194,7 @@ class Stages(Loads):
 
     def _tally_stage(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
         """Tally a stage that is not worth a span, and what was tallied in it. The load's lock is held."""
-        if not stage.tallied:
-            load.spans -= 1
-        parent = load if stage.tallied or stage.parent is None else stage.parent
+        parent = self._without_span(load, stage)
         tally = self.tally(parent, stage.name)
         tally.add(stage.start, end, stage.size_known if error is None else None)
         tally.describe(stage.attributes)
@@ -204,5 +204,14 @@ class Stages(Loads):
         tally.error = tally.error or error
         if stage.finished is not None:
             tally.charge_facts(stage.finished)
+
+    def _without_span(self, load: OpenLoad, stage: OpenStage) -> OpenLoad | OpenStage:
+        """Give back the spans reserved for a stage that gets none; returns the parent, which takes over what was tallied in it."""
+        load.spans -= len(stage.tallies) + (not stage.tallied)
+        parent = load if stage.tallied or stage.parent is None else stage.parent
         for inner in stage.tallies.values():
-            self.tally(parent, inner.name).take(inner)
+            if inner.count:
+                self.tally(parent, inner.name).take(inner)
+            if not inner.active:
+                self.settle(load, inner.nodes, inner.name)
+        return parent

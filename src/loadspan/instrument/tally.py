@@ -54,6 +54,7 @@ class Tally:
         self.paths: dict[str, None] = {}
         self.threads: dict[int, str] = {}
         self.active = 0
+        self.deferred = False
         self.reset()
 
     def reset(self) -> None:
@@ -65,7 +66,6 @@ class Tally:
         self.first = self.last = 0
         self.concurrency = self.active
         self.slowest: list[tuple[int, int, int | None, str]] = []
-        self.deferred = False
         self.error: BaseException | None = None
         self.measured = False
         self.storage_read = self.major = self.minor = 0
