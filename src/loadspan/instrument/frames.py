@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loadspan.instrument.telemetry import SpanHandle
 
 _SAMPLE = 16
+_KNOWN = 4096  # objects by which a load is recognized: the last ones, in well under a megabyte
 
 current: ContextVar[OpenLoad | OpenStage | None] = ContextVar("loadspan_frame", default=None)
 """The innermost open frame of this context."""
@@ -313,7 +314,10 @@ class OpenLoad(_Described):
         for thing in things:
             known = len(thing) if isinstance(thing, bytes) else reference(thing)
             if known is not None:
+                self.subjects.pop(id(thing), None)
                 self.subjects[id(thing)] = known
+        while len(self.subjects) > _KNOWN:
+            del self.subjects[next(iter(self.subjects))]
 
 
 _NOWHERE = OpenLoad(0, 0, explicit=False, parent=None)

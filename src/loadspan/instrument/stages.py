@@ -158,8 +158,8 @@ class Stages(Loads):
         load.failed = error
         load.paths.update(stage.paths)
         things, outputs = sample(stage.things), sample(stage.outputs)
-        load.learn(things)
-        load.learn(outputs)
+        if not load.explicit:  # nothing is ever looked for in an explicit one
+            load.learn((*things, *outputs))
         if stage.module is not None:
             load.learn((stage.module,))
             load.done.add((stage.name, id(stage.module)))
