@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 _THREAD = getattr(resource, "RUSAGE_THREAD", None)
 _PREFIX = "/proc/"
+_PIECE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +65,28 @@ def content(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
-    pieces = []
+    text = b""
     try:
-        while piece := os.read(descriptor, 1 << 16):
-            pieces.append(piece)
+        text = os.read(descriptor, _PIECE)
+        while len(text) % _PIECE == 0 and (more := os.read(descriptor, _PIECE)):
+            text += more
     except OSError:
         return b""
     finally:
         os.close(descriptor)
-        size = sum(map(len, pieces))
+        size = len(text)
         _own.size += size
         with _own_lock:
             _own_process[0] += size
-    return b"".join(pieces)
+    return text
 
 
 def parse_io(text: bytes) -> tuple[int | None, int | None]:
     """Bytes through read() and bytes from storage, out of the text of an `io` file."""
-    found: dict[bytes, int] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(b":")
-        if value.strip().isdigit():
-            found[name] = int(value)
-    return found.get(b"rchar"), found.get(b"read_bytes")
+    fields = text.split()
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    read, storage_read = found.get(b"rchar:", b""), found.get(b"read_bytes:", b"")
+    return int(read) if read.isdigit() else None, int(storage_read) if storage_read.isdigit() else None
 
 
 def parse_schedstat(text: bytes) -> int | None:

@@ -110,6 +110,7 @@ def of_stage(stage: OpenStage, end: int, *, full_paths: bool) -> dict[str, Any]:
     if stage.nested:
         found[names.BUSY_TIME] = max(0, busy) / 1e9
     _throughput(found, size, busy, deferred=stage.deferred or not stage.rated)
+    found |= stage.inner_attributes or {}
     found |= stage.attributes
     if stage.name in (names.READ, names.DESERIALIZE):
         _cold(found, stage.paths, size, deferred=stage.deferred)
@@ -126,6 +127,8 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     }
     if len(tally.threads) == 1:
         found[names.THREAD_NAME] = next(iter(tally.threads.values()))
+    if tally.apart:
+        found[tally.apart] = tally.busy / 1e9
     if tally.sized:
         found[names.SIZE] = tally.size
     if tally.deferred:
@@ -140,7 +143,7 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     if tally.slowest and tally.count > 1:
         found[names.SLOWEST] = tuple(_slow(*entry) for entry in sorted(tally.slowest, reverse=True))
     found |= files(tally.paths, full_paths=full_paths)
-    _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred)
+    _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or not tally.rated)
     found |= tally.attributes
     if tally.name == names.READ:
         if tally.sized and not tally.deferred:

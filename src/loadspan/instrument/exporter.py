@@ -13,13 +13,13 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from loadspan import names, settings
-from loadspan.guard import guard
 from loadspan.instrument import state, telemetry
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext
 
 _LOGGER = logging.getLogger("loadspan")
 _INT64 = 1 << 63
@@ -50,7 +51,7 @@ def _attributes(attributes: Any) -> list[dict[str, Any]]:
 
 
 def _span(span: ReadableSpan) -> dict[str, Any]:
-    context = span.get_span_context()
+    context = cast("SpanContext", span.get_span_context())  # a span that has ended has one
     line: dict[str, Any] = {
         "traceId": f"{context.trace_id:032x}",
         "spanId": f"{context.span_id:016x}",
@@ -108,30 +109,45 @@ class LoadspanSpanExporter(SpanExporter):
         self.folder = Path(folder) if folder is not None else run_folder()
         self._lock = threading.Lock()
         self._direct: dict[int, None] = {}
+        self._ended: deque[ReadableSpan] = deque()
         self._complained = False
-        telemetry.written.append(self._receive)
+        telemetry.writers.append(self)
         state.folder = self.folder
+        os.register_at_fork(after_in_child=self._forked)
 
-    def _receive(self, span: Any) -> None:
-        with guard:
-            if getattr(span, "end_time", None) is None or not span.get_span_context().trace_flags.sampled:
-                return
-            self._direct[span.get_span_context().span_id] = None
+    def _forked(self) -> None:
+        # What waits is the parent's to write; the lock may have been held by a thread that is not here.
+        self._lock = threading.Lock()
+        self._ended.clear()
+
+    def receive(self, span: Any) -> None:
+        """Take a span of ours that has ended."""
+        if getattr(span, "end_time", None) is not None and span.get_span_context().trace_flags.sampled:
+            self._ended.append(span)
+
+    def write(self) -> None:
+        """Put the spans taken so far on disk, as one line."""
+        spans = []
+        while self._ended:
+            spans.append(self._ended.popleft())
+        if spans:
+            self._direct |= dict.fromkeys(_identity(span) for span in spans)
             while len(self._direct) > _REMEMBERED:
                 del self._direct[next(iter(self._direct))]
-            self._write(encode([span]))
+            self._append(encode(spans))
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Append *spans*, but for those that were written as they ended."""
+        self.write()
         fresh = [span for span in spans if not self._was_written(span)]
-        if not fresh or self._write(encode(fresh)):
+        if not fresh or self._append(encode(fresh)):
             return SpanExportResult.SUCCESS
         return SpanExportResult.FAILURE
 
     def _was_written(self, span: ReadableSpan) -> bool:
-        return self._direct.pop(span.get_span_context().span_id, 0) is None
+        return self._direct.pop(_identity(span), 0) is None
 
-    def _write(self, line: str) -> bool:
+    def _append(self, line: str) -> bool:
         path = self.folder / names.TRACE_FILE.format(pid=os.getpid())
         try:
             # One write call a line, so that lines of threads do not mix; opened each time, so that a fork or a closed descriptor cannot
@@ -154,10 +170,17 @@ class LoadspanSpanExporter(SpanExporter):
         return True
 
     def shutdown(self) -> None:
-        """Take no more spans."""
-        if self._receive in telemetry.written:
-            telemetry.written.remove(self._receive)
+        """Write what is left and take no more spans."""
+        self.write()
+        if self in telemetry.writers:
+            telemetry.writers.remove(self)
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - every span is on disk when its call returns
-        """Nothing is held back."""
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - writing takes no time to speak of
+        """Write what is left."""
+        self.write()
         return True
+
+
+def _identity(span: ReadableSpan) -> int:
+    context = span.get_span_context()
+    return context.span_id if context is not None else 0

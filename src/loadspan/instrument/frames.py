@@ -86,6 +86,7 @@ class OpenStage(_Described):
         "finished",
         "folded",
         "handle",
+        "inner_attributes",
         "inner_count",
         "inner_size",
         "library",
@@ -131,6 +132,8 @@ class OpenStage(_Described):
         """Whether it is one step of a generator: one of many, however long it takes."""
         self.cancelled = False
         self.alone = True
+        self.inner_attributes: dict[str, Any] | None = None
+        """What calls of the same stage in it have in common."""
         self.inner_size: int | None = None
         self.inner_count = 0
         self.nested = 0
@@ -173,6 +176,11 @@ class OpenStage(_Described):
         self.inner_count += 1
         if size is not None:
             self.inner_size = (self.inner_size or 0) + size
+
+    def describe_inner(self, attributes: dict[str, Any]) -> None:
+        """Keep of *attributes* what all calls of the same stage inside this one have in common. The load's lock is held."""
+        known = self.inner_attributes
+        self.inner_attributes = attributes if known is None else {key: known[key] for key in known if attributes.get(key) == known[key]}
 
     def contains(self, other: OpenStage) -> bool:
         """Whether *other* is work of this call."""

@@ -67,6 +67,7 @@ class Loads:
             load.attributes[names.MODEL_NAME] = load.attributes[names.REQUEST_MODEL] = name
         self._start_root(load, telemetry.here())
         load.muted = not load.handle.recording()
+        self._register(load)
         load.token = current.set(load)
         if not load.muted:
             load.context_token = load.handle.attach()
@@ -78,10 +79,12 @@ class Loads:
         load.before = counters.of_thread(load.thread)
         load.before_process = counters.of_process()
         load.threads = {thread.ident for thread in threading.enumerate() if thread.ident is not None}
+        return load
+
+    def _register(self, load: OpenLoad) -> None:
         with self.lock:
             self.loads.append(load)
         self.on_open()
-        return load
 
     def _start_root(self, load: OpenLoad, context: Any, link: Any = None) -> None:
         # Given at the start, since samplers decide by what is there then.
@@ -133,6 +136,7 @@ class Loads:
                 self.ended.remember(load, load.handle.span_context())
                 self.closed += 1
             self._end_span(load, load.handle, load.epoch(end), found, failed)
+        telemetry.write()
 
     def _facts(self, load: OpenLoad) -> counters.IoFacts:
         whole = counters.difference(load.before_process, counters.of_process())
@@ -144,7 +148,9 @@ class Loads:
 
     def _worth(self, load: OpenLoad) -> bool:
         """Whether an implicit load is big or long enough to be shown, or failed."""
-        return load.failed is not None or sum(load.sizes().values()) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
+        return (
+            load.failed is not None or sum(load.sizes().values()) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
+        )
 
     def _release(self, load: OpenLoad) -> None:
         """Show an implicit load that was held back until it was worth it."""
@@ -183,6 +189,7 @@ class Loads:
         if library is not None:
             load.attributes[names.LOADER] = library
         self._start_root(load, telemetry.here(), self.ended.link(question.module))
+        self._register(load)
         return load
 
     def implicit_loads(self) -> list[OpenLoad]:
@@ -312,14 +319,14 @@ class Loads:
 
     # Tallies
 
-    def tally(self, frame: OpenLoad | OpenStage, name: str) -> Tally:
-        """The tally of *name* under *frame*, made if need be. The load's lock is held."""
+    def tally(self, frame: OpenLoad | OpenStage, name: str, apart: str = "") -> Tally:
+        """The tally of *name* under *frame*, or the one *apart* from it, made if need be. The load's lock is held."""
         load = frame.load
-        tally = frame.tallies.get(name)
+        tally = frame.tallies.get(apart or name)
         if tally is None:
             if frame is not load and load.spans >= SPAN_LIMIT:
-                return self.tally(load, name)
-            tally = frame.tallies[name] = Tally(name, load, frame.stage)
+                return self.tally(load, name, apart)
+            tally = frame.tallies[apart or name] = Tally(name, load, frame.stage, apart)
             tally.nodes = self.nodes(name, frame)
             load.spans += 1
         return tally

@@ -73,6 +73,13 @@ class Target:
     """Whether a call is of interest at all; asked first and always, so it must cost next to nothing."""
     alone: Callable[[Args, Kwargs], bool] | None = None
     """Whether a call may open an implicit load; without it every call may."""
+    joins: Callable[[Args, Kwargs], bool] | None = None
+    """Fine calls: whether place and time prove that a call belongs to an implicit load; without it they do. Where they do not, only a call
+    on the object (`args[0]`) of the call before it, or on the `buffer` that one returned, belongs to its load."""
+    buffer: Callable[[Args, Kwargs], Any] | None = None
+    """Fine calls: the bytes a call works on, by which an implicit load that brought them is recognized."""
+    apart: str = ""
+    """Fine calls: attribute that gets their seconds. They are tallied apart from the stage's others, whose throughput they do not lower."""
     replace: Callable[[Any], Any] | None = None
     """REPLACE: from the original to its replacement."""
     aliases: tuple[str, ...] = ()

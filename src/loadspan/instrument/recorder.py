@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.instrument import implicit
-from loadspan.instrument.frames import OpenLoad, OpenStage, current
+from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
 from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
 from loadspan.instrument.tally import SLOWEST, Tally
 
 if TYPE_CHECKING:
+    import weakref
+
     from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Args, Kwargs, Target
 
@@ -38,12 +40,13 @@ _DEEP = 1 << 18  # bytes of a chunk from which two more readings of 2 us are und
 class FineCall:
     """One fine call while it runs."""
 
-    __slots__ = ("begun", "nodes", "outer", "scheduled", "stage", "tally", "usage")
+    __slots__ = ("apart", "begun", "nodes", "outer", "scheduled", "stage", "tally", "usage")
 
     def __init__(self, stage: str, tally: Tally | None, outer: OpenStage | None) -> None:
         self.stage = stage
         self.tally = tally
         self.outer = outer
+        self.apart = ""
         self.begun = 0
         self.nodes: list[Node] | None = None
         """Its own nodes, where it runs inside a fine call of another stage."""
@@ -55,6 +58,10 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.running: list[FineCall] = []
         self.last: OpenLoad | None = None
+        self.subject: weakref.ref[Any] | None = None
+        """Object (`args[0]`) of the last call whose target says when it joins."""
+        self.made = 0
+        """Identity of what the last call in an implicit load returned."""
 
 
 class Recorder(Stages):
@@ -97,10 +104,17 @@ class Recorder(Stages):
             return None
         if stage in frame.stages:
             call = FineCall(stage, None, self.same(frame, stage))
+            if row is not None:
+                self._describe_in_stage(call, row, args, kwargs or {})
             running.append(call)
             return call
-        tally = frame.tallies.get(stage)
-        if tally is None or threading.get_ident() not in tally.threads or (path is not None and path not in tally.paths):
+        tally = frame.tallies.get(stage if row is None else row.apart or stage)
+        if (
+            tally is None
+            or tally.row is not row
+            or threading.get_ident() not in tally.threads
+            or (path is not None and path not in tally.paths)
+        ):
             tally = self._describe(frame, stage, row, args, kwargs or {}, path)
         call = FineCall(stage, tally, None)
         nodes = tally.nodes
@@ -127,12 +141,11 @@ class Recorder(Stages):
                 load.partition.enter(nodes[0], now)
         return call
 
-    def _describe(
-        self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None
-    ) -> Tally:
-        """The tally of a call from a thread or about a file that it has not seen."""
+    def _describe(self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> Tally:
+        """The tally of a call of another target than the one before, or from a thread or about a file that it has not seen."""
         with frame.load.lock:
-            tally = self.tally(frame, stage)
+            tally = self.tally(frame, stage, row.apart if row is not None else "")
+            tally.row = row
             tally.threads[threading.get_ident()] = threading.current_thread().name
             if path is not None:
                 tally.paths[path] = None
@@ -146,11 +159,14 @@ class Recorder(Stages):
     def _place_fine(self, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> OpenLoad | None:
         """The implicit load of a fine call, opened if the call is worth one."""
         worth = row is None or row.alone is None or row.alone(args, kwargs)
-        if not worth and not self.loads:
+        last = self._local.last
+        near = worth or row is None or row.joins is None or row.joins(args, kwargs)
+        if not (worth or self.loads) or not (near or self._continues(row, args, kwargs)):
             return None
+        if row is not None and row.joins is not None and args:
+            self._local.subject = reference(args[0])
         where = implicit.origin()
         now = time.perf_counter_ns()
-        last = self._local.last
         if (
             last is not None
             and not last.closed
@@ -159,9 +175,10 @@ class Recorder(Stages):
             and (not path or path in last.paths)
         ):
             return last
-        if not self.telemetry.enabled():
+        if not near or not self.telemetry.enabled():
             return None
-        question = implicit.Question(stage, paths=(path,) if path else (), origin=where)
+        buffer = row.buffer(args, kwargs) if row is not None and row.buffer is not None else None
+        question = implicit.Question(stage, things=() if buffer is None else (buffer,), paths=(path,) if path else (), origin=where)
         with self.lock:
             load = implicit.match(self.implicit_loads(), question, self.settings, now)
             if load is None:
@@ -173,6 +190,17 @@ class Recorder(Stages):
                 load.paths[path] = None
         self._local.last = load
         return load
+
+    def _continues(self, row: Target | None, args: Args, kwargs: Kwargs) -> bool:
+        """Whether a call works on the object of the recorded call before it in this thread, or on the bytes that one returned."""
+        local = self._local
+        if local.last is None or local.last.closed:
+            return False
+        if local.subject is not None and args and args[0] is local.subject():
+            return True
+        buffer = row.buffer(args, kwargs) if row is not None and row.buffer is not None else None
+        # Of a view, what it is a view of. Identity is proof enough for the milliseconds in which it counts, and keeps nothing alive.
+        return buffer is not None and id(getattr(buffer, "obj", buffer)) == local.made
 
     def end_fine(
         self, call: FineCall, size: int | None, error: BaseException | None = None, result: Any = None, *, deferred: bool = False
@@ -191,7 +219,7 @@ class Recorder(Stages):
             running.remove(call)
         tally = call.tally
         if tally is None:
-            self._count_in_stage(call, size if error is None else None, deferred=deferred)
+            self._count_in_stage(call, size if error is None else None, now, deferred=deferred)
             return 0
         load = tally.load
         with load.lock:
@@ -228,21 +256,40 @@ class Recorder(Stages):
             load.failed = error
             if error is not None:
                 tally.error = error
-            elif not load.explicit and tally.count <= _SAMPLE:
-                load.learn((result,))
-                implicit.consumed(load, tally.name, (), (result,))
+            elif not load.explicit and not tally.apart:
+                self._local.made = id(result)
+                if tally.count <= _SAMPLE:
+                    load.learn((result,))
+                    implicit.consumed(load, tally.name, (), (result,))
             slow = took if len(tally.slowest) < SLOWEST or took > tally.slowest[0][0] else 0
             if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
                 load.spans += 1
                 self.emit(load, tally)
             return slow
 
-    def _count_in_stage(self, call: FineCall, size: int | None, *, deferred: bool) -> None:
-        """A fine call inside a coarse stage of the same name is counted there."""
-        if call.outer is not None:
+    def _describe_in_stage(self, call: FineCall, row: Target, args: Args, kwargs: Kwargs) -> None:
+        """Tell a coarse stage of a fine call of the same name inside it."""
+        if row.apart:
+            call.apart = row.apart
+            call.begun = time.perf_counter_ns()
+        elif call.outer is not None and row.facts is not None:
             with call.outer.load.lock:
-                call.outer.count_inner(size)
-                call.outer.deferred = call.outer.deferred or deferred
+                call.outer.describe_inner(row.facts(args, kwargs))
+
+    def _count_in_stage(self, call: FineCall, size: int | None, now: int, *, deferred: bool) -> None:
+        """A fine call inside a coarse stage of the same name is counted there."""
+        outer = call.outer
+        if outer is None:
+            return
+        with outer.load.lock:
+            if call.apart:
+                took = now - call.begun
+                outer.attributes[call.apart] = outer.attributes.get(call.apart, 0.0) + took / 1e9
+                if not self._local.running and outer.thread == threading.get_ident():
+                    outer.nested += took  # so that it does not lower the throughput
+            else:
+                outer.count_inner(size)
+                outer.deferred = outer.deferred or deferred
 
     def name_slow(self, call: FineCall, took: int, size: int | None, label: str) -> None:
         """Give a slow call its name."""

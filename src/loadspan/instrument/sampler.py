@@ -6,13 +6,14 @@ The host may hold the interpreter lock for seconds, so nothing here counts ticks
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadspan.guard import guard
-from loadspan.instrument import state
+from loadspan.instrument import state, telemetry
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -25,7 +26,8 @@ TICK = 0.1
 
 _LINGER = 20  # ticks without an open load after which the thread ends
 _DEEPEST = 200  # frames looked at
-_OWN = str(Path(__file__).parent)
+_NEAR = 8  # frames that our own calls into libraries are deep
+_OWN = frozenset(str(Path(__file__).with_name(f"{name}.py")) for name in ("loads", "stages", "recorder", "telemetry", "live", "sampler"))
 
 
 class Constructors:
@@ -63,35 +65,48 @@ class Constructors:
         return False
 
 
+def _ours(frame: FrameType | None) -> bool:
+    """Whether loadspan itself is at work: that is not what the load waits for."""
+    for _ in range(_NEAR):
+        if frame is None:
+            return False
+        if frame.f_code.co_filename in _OWN:
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Sampler:
     """The thread of one recorder."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._running = False
         self._stop = threading.Event()
         self._constructors = Constructors()
 
     def wake(self) -> None:
         """Start the thread if it does not run."""
-        if self._thread is not None:
+        if self._running:
             return
         with self._lock:
-            if self._thread is None:
+            if not self._running:
+                self._running = True
                 self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._run, name="loadspan-sampler", daemon=True)
-                self._thread.start()
+                # Not threading.Thread: its start waits until the new thread runs, and that time would be the load's.
+                _thread.start_new_thread(self._run, ())
 
     def stop(self) -> None:
         """End the thread and say in the state file that the process left in order."""
         self._stop.set()
+        telemetry.write()
         state.write(self._recorder, ended=True)
 
     def abandon(self) -> None:
         """Forget the thread: it did not survive the fork."""
         self._lock = threading.Lock()
-        self._thread = None
+        self._running = False
 
     def _run(self) -> None:
         idle, stop = 0, self._stop
@@ -104,7 +119,7 @@ class Sampler:
                 idle += 1
             with self._lock:
                 if stop.is_set() or (idle > _LINGER and not self._recorder.loads):
-                    self._thread = None
+                    self._running = False
                     return
             stop.wait(TICK)
 
@@ -116,17 +131,16 @@ class Sampler:
                 self._look(load, frames.get(load.thread))
             del frames
         self._recorder.close_finished()
+        telemetry.write()
         state.write(self._recorder, ended=False)
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:
         """Note what the loading thread runs while no stage is open."""
         if frame is None or load.partition.shares or not (load.explicit or load.pending()):
             return
-        constructing = self._constructors.running(frame)
-        while frame is not None and frame.f_code.co_filename.startswith(_OWN) and frame.f_back is not None:
-            frame = frame.f_back
-        if frame is None:
+        if _ours(frame):
             return
+        constructing = self._constructors.running(frame)
         name = f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
         with load.lock:
             if not load.partition.shares:

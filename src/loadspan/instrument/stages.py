@@ -201,6 +201,7 @@ class Stages(Loads):
         tally.paths.update(stage.paths)
         tally.threads[stage.thread] = stage.thread_name
         tally.deferred = tally.deferred or stage.deferred
+        tally.rated = tally.rated and stage.rated
         tally.error = tally.error or error
         if stage.finished is not None:
             tally.charge_facts(stage.finished)
@@ -211,7 +212,7 @@ class Stages(Loads):
         parent = load if stage.tallied or stage.parent is None else stage.parent
         for inner in stage.tallies.values():
             if inner.count:
-                self.tally(parent, inner.name).take(inner)
+                self.tally(parent, inner.name, inner.apart).take(inner)
             if not inner.active:
                 self.settle(load, inner.nodes, inner.name)
         return parent

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from loadspan.facts.counters import IoFacts
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
+    from loadspan.instrument.patching import Target
 
 SLOWEST = 5
 """Calls that are remembered by name."""
@@ -19,6 +20,7 @@ class Tally:
 
     __slots__ = (
         "active",
+        "apart",
         "attributes",
         "blocked",
         "busy",
@@ -37,6 +39,8 @@ class Tally:
         "nodes",
         "parent",
         "paths",
+        "rated",
+        "row",
         "size",
         "sized",
         "slowest",
@@ -44,8 +48,12 @@ class Tally:
         "threads",
     )
 
-    def __init__(self, name: str, load: OpenLoad, parent: OpenStage | None) -> None:
+    def __init__(self, name: str, load: OpenLoad, parent: OpenStage | None, apart: str = "") -> None:
         self.name = name
+        self.apart = apart
+        """Attribute that gets its seconds, of calls that are not the stage's work proper."""
+        self.row: Target | None = None
+        """Target of the call described last."""
         self.load = load
         self.parent = parent
         self.attributes: dict[str, Any] = {}
@@ -66,6 +74,7 @@ class Tally:
         self.first = self.last = 0
         self.concurrency = self.active
         self.slowest: list[tuple[int, int, int | None, str]] = []
+        self.rated = True
         self.error: BaseException | None = None
         self.measured = False
         self.storage_read = self.major = self.minor = 0
@@ -114,6 +123,7 @@ class Tally:
         self.concurrency = max(self.concurrency, other.concurrency)
         self.sized = self.sized or other.sized
         self.deferred = self.deferred or other.deferred
+        self.rated = self.rated and other.rated
         self.measured = self.measured or other.measured
         self.error = self.error or other.error
         for name in ("count", "size", "busy", "storage_read", "major", "minor"):
@@ -133,4 +143,3 @@ class Tally:
             self.attributes = dict(attributes)
         else:
             self.attributes = {key: value for key, value in self.attributes.items() if attributes.get(key) == value}
-

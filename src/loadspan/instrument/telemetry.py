@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -17,10 +17,11 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace.status import Status, StatusCode
 
 from loadspan import names
+from loadspan.guard import safely
 from loadspan.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, TracerProvider
@@ -31,8 +32,24 @@ _GAP = 2
 
 _MICROSECOND = 1000
 
-written: list[Callable[[Any], None]] = []
-"""Receivers of each span of ours as it ends: the embedded exporter, which cannot wait for a batch."""
+
+class Writer(Protocol):
+    """The embedded exporter: gets each span of ours as it ends, since it cannot wait for a batch that may die with the process."""
+
+    def receive(self, span: Any) -> None:
+        """Take a span that has ended."""
+
+    def write(self) -> None:
+        """Put what was taken on disk."""
+
+
+writers: list[Writer] = []
+
+
+def write() -> None:
+    """Put the spans that have ended on disk: at the end of a load, and ten times a second before, off the loading thread."""
+    for writer in writers:
+        safely(writer.write)
 
 
 class Telemetry:
@@ -175,8 +192,8 @@ class SpanHandle:
                 if record:
                     span.record_exception(error, timestamp=end)
         span.end(end_time=end)
-        for receive in written:
-            receive(span)
+        for writer in writers:
+            writer.receive(span)
 
     def _apart(self, end: int) -> int:
         """Keep this span from touching a sibling that ended before it; returns the end to use."""

@@ -282,8 +282,9 @@ def _cache_facts(span: Span) -> Iterator[str]:
 
 
 def _call_facts(span: Span) -> Iterator[str]:
-    if calls := span.number(names.OPERATION_COUNT):
-        yield f"{_count(calls)} {'call' if calls == 1 else 'calls'}"
+    calls = span.number(names.OPERATION_COUNT)
+    if calls is not None and calls > 1:
+        yield f"{_count(calls)} calls"
     if (at_once := span.number(names.CONCURRENCY)) and at_once > 1:
         yield f"{_count(at_once)} at once"
     blocked, duration = span.number(names.BLOCKED_TIME), span.duration
