@@ -171,7 +171,7 @@ class Recorder(Stages):
             last is not None
             and not last.closed
             and last.origin == where
-            and now - last.last_end < _SOON
+            and (not near or now - last.last_end < _SOON)
             and (not path or path in last.paths)
         ):
             return last
@@ -198,8 +198,10 @@ class Recorder(Stages):
             return False
         if local.subject is not None and args and args[0] is local.subject():
             return True
-        buffer = row.buffer(args, kwargs) if row is not None and row.buffer is not None else None
-        # Of a view, what it is a view of. Identity is proof enough for the milliseconds in which it counts, and keeps nothing alive.
+        if row is None or row.buffer is None or time.perf_counter_ns() - local.last.last_end > _SOON:
+            return False
+        # Of a view, what it is a view of. Identity is proof enough for these milliseconds, and keeps nothing alive.
+        buffer = row.buffer(args, kwargs)
         return buffer is not None and id(getattr(buffer, "obj", buffer)) == local.made
 
     def end_fine(
