@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from loadspan import names
@@ -63,12 +64,13 @@ class RowRecording:
 
     def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
         """Close it, described by its result."""
+        end = time.perf_counter_ns()  # describing the result takes time of its own
         if error is None and self.row.measure is not None:
             safely(self.row.measure, frame, result, args, kwargs)
         if isinstance(frame, OpenLoad):
-            recorder.close_load(frame, error)
+            recorder.close_load(frame, error, end)
         else:
-            recorder.close_stage(frame, error)
+            recorder.close_stage(frame, error, end)
 
 
 def wrap(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:

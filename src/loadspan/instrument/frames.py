@@ -206,9 +206,11 @@ class OpenLoad(_Described):
         "failed",
         "folded",
         "frames",
+        "fresh",
         "gap",
         "handle",
         "held",
+        "kept",
         "last_end",
         "later",
         "load",
@@ -256,6 +258,10 @@ class OpenLoad(_Described):
         """Exception of the last stage, if it failed."""
         self.recorded_error = 0
         self.last_end = start
+        self.fresh = False
+        """True for an implicit load that no call has entered yet."""
+        self.kept = start
+        """When a call last found that it belongs here: its time is not up before the call has entered it."""
         self.thread = threading.get_ident()
         self.thread_name = threading.current_thread().name
         self.threads: set[int] = set()
@@ -298,6 +304,13 @@ class OpenLoad(_Described):
             if tally.size:
                 found[tally.name] = found.get(tally.name, 0) + tally.size
         return found
+
+    def restart(self, start: int) -> None:
+        """Begin at *start*: opening took us some time, which is not the load's."""
+        self.fresh = False
+        self.start = self.last_end = self.kept = start
+        self.partition = Partition(start)
+        self.handle.restart(self.epoch(start))
 
     def epoch(self, at: int) -> int:
         """Nanoseconds since the epoch of the monotonic time *at*."""

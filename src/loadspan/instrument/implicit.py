@@ -103,7 +103,7 @@ def finished(load: OpenLoad, settings: Settings, now: int) -> bool:
     if load.partition.shares:
         return False
     wait = settings.pending_timeout if load.pending() else settings.idle_timeout
-    return now - load.last_end >= wait * _NANOSECONDS
+    return now - max(load.last_end, load.kept) >= wait * _NANOSECONDS
 
 
 def consumed(load: OpenLoad, stage: str, things: Sequence[Any], outputs: Sequence[Any]) -> None:

@@ -91,9 +91,9 @@ class Loads:
         known = {name: load.attributes[name] for name in (names.MODEL_NAME, names.LOADER, names.IMPLICIT) if name in load.attributes}
         load.handle = self.telemetry.root(load.epoch(load.start), known, context, link)
 
-    def close_load(self, load: OpenLoad, error: BaseException | None = None) -> None:
-        """Close an explicit load in the context in which it was opened."""
-        end = time.perf_counter_ns()
+    def close_load(self, load: OpenLoad, error: BaseException | None = None, end: int | None = None) -> None:
+        """Close an explicit load in the context in which it was opened; it ended at *end*, by default now."""
+        end = time.perf_counter_ns() if end is None else end
         self.leave_context(load)
         self._finish(load, end, error)
 
@@ -185,6 +185,7 @@ class Loads:
         load = self._new_load(explicit=False, parent=None, start=start)
         load.origin = question.origin
         load.held = []
+        load.fresh = True
         load.attributes[names.IMPLICIT] = True
         if library is not None:
             load.attributes[names.LOADER] = library

@@ -129,6 +129,9 @@ class Recorder(Stages):
             call.usage = _getrusage(_THREAD)
         call.begun = now = time.perf_counter_ns()
         with load.lock:
+            if load.fresh:
+                load.restart(now)
+                nodes[:] = self.nodes(stage, frame)
             # Spelled out where a method would read better: this runs for every tensor.
             if not tally.first:
                 tally.first = now
@@ -185,7 +188,7 @@ class Recorder(Stages):
                 if not worth:
                     return None
                 load = self.open_implicit(question, now)
-            load.last_end = max(load.last_end, now)
+            load.kept = now
             if path:
                 load.paths[path] = None
         self._local.last = load

@@ -16,6 +16,8 @@ from loadspan.instrument.loads import SPAN_LIMIT, Loads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_REPEATABLE = frozenset({names.LOAD_STATE_DICT, names.TO_DEVICE, names.CONVERT})
+
 SHORT = 1_000_000
 """Nanoseconds under which a coarse call is tallied."""
 
@@ -55,7 +57,7 @@ class Stages(Loads):
         question = implicit.Question(stage.name, stage.module, stage.things, stage.paths)
         with self.lock:
             load = implicit.match(self.implicit_loads(), question, self.settings, stage.start)
-            bare = stage.module is not None and stage.name not in names.SOURCE_STAGES and (load is None or question.repeats(load))
+            bare = stage.module is not None and stage.name in _REPEATABLE and (load is None or question.repeats(load))
             if load is None and not stage.opens:
                 return None
             if bare and self.repetitions.again(stage.name, stage.module):
@@ -63,7 +65,7 @@ class Stages(Loads):
                 return None
             if load is None or bare:
                 load = self.open_implicit(question, stage.start, stage.library)
-            load.last_end = max(load.last_end, stage.start)  # so that its time is not up before the stage has entered it
+            load.kept = stage.start
             return load
 
     def _enter(self, stage: OpenStage, frame: OpenLoad | OpenStage) -> None:
@@ -86,6 +88,11 @@ class Stages(Loads):
         stage.before = counters.of_thread(stage.thread)
         stage.before_process = counters.of_process()
         with load.lock:
+            # Only now: what all this took us is not the host's.
+            stage.start = time.perf_counter_ns()
+            if load.fresh:
+                load.restart(stage.start)
+            stage.handle.restart(load.epoch(stage.start))
             stage.nodes = self.nodes(stage.name, frame)
             self.enter(load, stage.nodes, stage.start)
 
@@ -97,9 +104,9 @@ class Stages(Loads):
                     other.alone = stage.alone = False
             self.stages.append(stage)
 
-    def close_stage(self, stage: OpenStage, error: BaseException | None = None) -> None:
-        """Close a coarse stage; its description is complete."""
-        end = time.perf_counter_ns()
+    def close_stage(self, stage: OpenStage, error: BaseException | None = None, end: int | None = None) -> None:
+        """Close a coarse stage that ended at *end*, by default now; its description is complete."""
+        end = time.perf_counter_ns() if end is None else end
         if stage.folded:
             with self.lock:
                 self.repetitions.add(stage.name, stage.module, stage.start, end, None if error is not None else stage.size)

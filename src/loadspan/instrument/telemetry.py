@@ -145,6 +145,10 @@ class SpanHandle:
         if self._span is not None:
             self._span.update_name(name)
 
+    def restart(self, start: int) -> None:
+        """Begin at *start*, if the span does not exist yet."""
+        self._start = start
+
     @property
     def started(self) -> bool:
         """Whether the span exists, because somebody looked at it."""

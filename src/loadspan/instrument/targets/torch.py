@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -172,12 +173,13 @@ class _Apply:
 
     def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
         """Close it, named by what happened to the module."""
+        end = time.perf_counter_ns()
         self._before.inside = False
         survey, function, events = self._before.__dict__.pop("kept")
         safely(_changed, frame, survey, function, events)
         if error is not None:
             frame.cancelled = False  # a failed move is shown, whatever had moved by then
-        recorder.close_stage(frame, error)
+        recorder.close_stage(frame, error, end)
 
 
 def _changed(stage: OpenStage, survey: _Survey, function: Any, events: _Events | None) -> None:
