@@ -1,3 +1,254 @@
-"""Cryptography libraries."""
+"""
+Decryption: cryptography (AEAD classes, `Cipher`, Fernet), pycryptodome and PyNaCl.
 
-ROWS = ()
+Programs decrypt small things all day: sessions, cookies, packets. Only what is as large as weights may open a load; below that a call
+counts in a load that is declared, or in an implicit one that it demonstrably belongs to. Calls nest (`decrypt_and_verify` in `decrypt` in a
+counter mode, Fernet in `Cipher`): the outermost is counted. Of what a call is given only its size is looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from loadspan import names
+from loadspan.guard import safely
+from loadspan.instrument.calls import wrap
+from loadspan.instrument.live import recorder
+from loadspan.instrument.patching import Args, Kind, Kwargs, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+    _Facts = Callable[[Args, Kwargs], dict[str, Any]]
+
+OPENS = 1 << 20
+"""Bytes from which a payload is as large as weights, and may open an implicit load."""
+
+JOINS = 1 << 15
+"""Bytes from which a payload is a chunk of something larger: more than a TLS record (18 KiB), a cookie or a token."""
+
+_AEAD_MODULE = "cryptography.hazmat.primitives.ciphers.aead"
+_CIPHER = "cryptography.hazmat.primitives.ciphers.base"
+_AES_BLOCK = 16
+
+_AEAD = {
+    "AESGCM": "AES-GCM",
+    "ChaCha20Poly1305": "ChaCha20-Poly1305",
+    "AESGCMSIV": "AES-GCM-SIV",
+    "AESSIV": "AES-SIV",
+    "AESCCM": "AES-CCM",
+    "AESOCB3": "AES-OCB3",
+}
+_PYCRYPTODOME_MODES = ("Gcm", "Ctr", "Cbc", "Eax", "Ocb", "Ccm", "Siv", "Cfb", "Ofb", "Ecb", "OpenPgp")
+_PYCRYPTODOME_CIPHERS = (
+    ("ChaCha20_Poly1305", "ChaCha20Poly1305Cipher", "ChaCha20-Poly1305"),
+    ("ChaCha20", "ChaCha20Cipher", "ChaCha20"),
+    ("Salsa20", "Salsa20Cipher", "Salsa20"),
+)
+_NACL_CLASSES = (
+    ("nacl.secret", "SecretBox", "XSalsa20-Poly1305"),
+    ("nacl.secret", "Aead", "XChaCha20-Poly1305"),
+    ("nacl.public", "Box", "XSalsa20-Poly1305"),
+    ("nacl.public", "SealedBox", "XSalsa20-Poly1305"),
+)
+_NACL_AEAD = {
+    "chacha20poly1305_ietf": "ChaCha20-Poly1305",
+    "chacha20poly1305": "ChaCha20-Poly1305",
+    "xchacha20poly1305_ietf": "XChaCha20-Poly1305",
+    "aegis256": "AEGIS-256",
+    "aegis128l": "AEGIS-128L",
+    "aes256gcm": "AES-GCM",
+}
+
+
+def size_of(data: Any) -> int | None:
+    """Bytes of what was given to be decrypted: anything with a buffer, or the text of a token; None for anything else."""
+    if data is None:
+        return None
+    if isinstance(data, bytes | bytearray | str):
+        return len(data)
+    size = getattr(data, "nbytes", None)
+    if isinstance(size, int):
+        return size
+    try:
+        with memoryview(data) as view:
+            return view.nbytes
+    except TypeError:
+        return None  # the host's call will say so
+
+
+class _Given:
+    """Where a function takes what it is to decrypt; nowhere without a name."""
+
+    def __init__(self, position: int = 1 << 10, name: str = "") -> None:
+        self._position = position
+        self._name = name
+
+    def __call__(self, args: Args, kwargs: Kwargs) -> Any:
+        """What a call was given."""
+        return args[self._position] if len(args) > self._position else kwargs.get(self._name)
+
+
+def _row(module: str, attribute: str, given: _Given, facts: _Facts, why: str) -> Target:
+    def large(args: Args, kwargs: Kwargs) -> bool:
+        return (size_of(given(args, kwargs)) or 0) >= OPENS
+
+    def worth_asking(args: Args, kwargs: Kwargs) -> bool:
+        # All that a small call costs while nothing is being loaded.
+        return bool(recorder.loads) or large(args, kwargs)
+
+    def chunk(args: Args, kwargs: Kwargs) -> bool:
+        return (size_of(given(args, kwargs)) or 0) >= JOINS
+
+    def size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
+        return size_of(given(args, kwargs))
+
+    return Target(
+        module=module,
+        attribute=attribute,
+        kind=Kind.FINE,
+        stage=names.DECRYPT,
+        when=worth_asking,
+        alone=large,
+        joins=chunk,
+        buffer=given,
+        size=size,
+        facts=facts,
+        why=why,
+    )
+
+
+def _always(cipher: str | None) -> _Facts:
+    known = {} if cipher is None else {names.CIPHER: cipher}
+
+    def facts(args: Args, kwargs: Kwargs) -> dict[str, Any]:
+        return known
+
+    return facts
+
+
+# cryptography
+
+
+class _Decryptor:
+    """
+    Stands for what `Cipher.decryptor()` returned, and counts.
+
+    A proxy, since encryptor and decryptor are one Rust type, which cannot be patched for one of them. It is an instance of whatever the
+    real one is an instance of, and has what that has. There is a subclass for each cipher, with rows of its own.
+    """
+
+    __slots__ = ("__weakref__", "_inner")
+    _rare: ClassVar[dict[str, Callable[..., Any]]] = {}
+    """Counted methods that only some decryptors have."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    @property  # type: ignore[misc] # read-only: nobody changes the class of the real one either
+    def __class__(self) -> Any:
+        return self._inner.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        rare = self._rare.get(name)
+        return found if rare is None else functools.partial(rare, self)
+
+    def __dir__(self) -> Any:
+        return dir(self._inner)
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._inner.__reduce_ex__(protocol)
+
+
+def _counted(name: str, facts: _Facts) -> Callable[..., Any]:
+    """A method of a decryptor."""
+
+    def method(self: _Decryptor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._inner, name)(*args, **kwargs)
+
+    given = _Given(1, "data") if name in ("update", "update_into") else _Given()
+    return wrap(_row(_CIPHER, f"CipherContext.{name}", given, facts, "a chunk"), method)
+
+
+@functools.cache
+def _decryptor_of(algorithm: Hashable, mode: Hashable) -> type[_Decryptor]:
+    """The class of decryptors of one cipher."""
+    known = [name for name in (getattr(algorithm, "name", None), getattr(mode, "name", "")) if isinstance(name, str)]
+    facts = _always("-".join(filter(None, known)) if len(known) > 1 else None)
+    methods = {name: _counted(name, facts) for name in ("update", "update_into", "finalize")}
+    rare = {name: _counted(name, facts) for name in ("finalize_with_tag", "authenticate_additional_data")}
+    return type("_Decryptor", (_Decryptor,), {"__slots__": (), "_rare": rare, **methods})
+
+
+def _stand_in(cipher: Any, inner: Any) -> Any:
+    return _decryptor_of(type(cipher.algorithm), type(cipher.mode))(inner)
+
+
+def _replace_decryptor(original: Any) -> Any:
+    """Always a proxy, also where nothing is being loaded: programs make the decryptor before they read the first chunk."""
+
+    @functools.wraps(original)
+    def decryptor(*args: Any, **kwargs: Any) -> Any:
+        inner = original(*args, **kwargs)
+        proxy = safely(_stand_in, args[0], inner) if recorder.active else None
+        return inner if proxy is None else proxy
+
+    return decryptor
+
+
+def _cryptography() -> Iterator[Target]:
+    for name, cipher in _AEAD.items():
+        for method in ("decrypt", "decrypt_into"):
+            given = _Given(1 if name == "AESSIV" else 2, "data")  # AES-SIV takes no nonce
+            yield _row(_AEAD_MODULE, f"{name}.{method}", given, _always(cipher), "whole files, or frames of them")
+    yield Target(
+        module=_CIPHER,
+        attribute="Cipher.decryptor",
+        kind=Kind.REPLACE,
+        replace=_replace_decryptor,
+        why="chunk by chunk: CTR, CBC, GCM, ChaCha20, ...",
+    )
+    for name, token in (("Fernet", "token"), ("MultiFernet", "msg")):
+        for method in ("decrypt", "decrypt_at_time"):
+            yield _row("cryptography.fernet", f"{name}.{method}", _Given(1, token), _always("Fernet"), "a whole file as text")
+
+
+# pycryptodome
+
+
+def _block_cipher(mode: str) -> _Facts:
+    def facts(args: Args, kwargs: Kwargs) -> dict[str, Any]:
+        # An instance does not know its algorithm, but AES is the only one here with blocks of 16 bytes.
+        return {names.CIPHER: f"AES-{mode}" if getattr(args[0], "block_size", None) == _AES_BLOCK else mode}
+
+    return facts
+
+
+def _pycryptodome(package: str) -> Iterator[Target]:
+    # `AES.new` is a function in a module; the classes of the modes are what its results are instances of.
+    classes = [(f"_mode_{mode.lower()}", f"{mode}Mode", _block_cipher(mode.upper())) for mode in _PYCRYPTODOME_MODES]
+    classes += [(module, kind, _always(cipher)) for module, kind, cipher in _PYCRYPTODOME_CIPHERS]
+    for module, kind, facts in classes:
+        for method in ("decrypt", "decrypt_and_verify"):
+            yield _row(f"{package}.Cipher.{module}", f"{kind}.{method}", _Given(1, "ciphertext"), facts, "a file or its chunks")
+
+
+# PyNaCl
+
+
+def _nacl() -> Iterator[Target]:
+    for module, kind, cipher in _NACL_CLASSES:
+        yield _row(module, f"{kind}.decrypt", _Given(1, "ciphertext"), _always(cipher), "a whole file")
+    for name, cipher in _NACL_AEAD.items():
+        function = f"crypto_aead_{name}_decrypt"
+        yield _row("nacl.bindings.crypto_aead", function, _Given(0, "ciphertext"), _always(cipher), "frames of a file")
+    function, cipher = "crypto_secretstream_xchacha20poly1305_pull", "XChaCha20-Poly1305"
+    yield _row("nacl.bindings.crypto_secretstream", function, _Given(1, "c"), _always(cipher), "a file chunk by chunk")
+
+
+ROWS = (*_cryptography(), *_pycryptodome("Crypto"), *_pycryptodome("Cryptodome"), *_nacl())
