@@ -280,8 +280,8 @@ class OpenLoad(_Described):
         self.subjects: dict[int, weakref.ref[Any] | int] = {}
         self.done: set[tuple[str, int]] = set()
         """Stages and modules (by id) that consumers have run on."""
-        self.gap: list[bool] = []
-        """For each tick of the present gap: was a module being constructed?"""
+        self.gap: list[tuple[bool, str]] = []
+        """For each tick of the present gap: was a module being constructed, and the frame that ran."""
         self.later: list[Callable[[OpenLoad], None]] = []
         """Readings that were not ready when their stage ended, tried again when the load does."""
         self.frames: dict[str, int] = {}

@@ -118,7 +118,8 @@ class Loads:
                 self.loads.remove(load)
         facts = self._facts(load)
         with load.lock:
-            self.settle_gap(load, end)
+            if load.explicit:
+                self.settle_gap(load, end)
             end = max(end, load.partition.last)
             load.partition.finish(end)
             self.flush_tallies(load, load)
@@ -296,13 +297,16 @@ class Loads:
     def settle_gap(self, load: OpenLoad, now: int) -> None:
         """A gap between stages ends: it was `initialize` if modules were being constructed in it. The load's lock is held."""
         ticks, load.gap = load.gap, []
+        if load.partition.shares:
+            return
         # Two ticks at least: a gap is given a name as a whole or not at all.
-        if load.partition.shares or len(ticks) < 2 or sum(ticks) < _CERTAIN * len(ticks):  # noqa: PLR2004 - as said above
+        if len(ticks) < 2 or sum(constructing for constructing, _ in ticks) < _CERTAIN * len(ticks):  # noqa: PLR2004 - as said above
+            for _, frame in ticks:
+                load.frames[frame] = load.frames.get(frame, 0) + 1
             return
         begun = load.last_end
         load.partition.advance(now)
         load.partition.move(names.INITIALIZE, now - begun)
-        load.frames.clear()
         handle = load.handle.child(names.INITIALIZE, load.epoch(begun))
         load.spans += 1
         found = {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}

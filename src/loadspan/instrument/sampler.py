@@ -136,7 +136,7 @@ class Sampler:
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:
         """Note what the loading thread runs while no stage is open."""
-        if frame is None or load.partition.shares or not (load.explicit or load.pending()):
+        if frame is None or load.partition.shares:
             return
         if _ours(frame):
             return
@@ -144,5 +144,4 @@ class Sampler:
         name = f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
         with load.lock:
             if not load.partition.shares:
-                load.gap.append(constructing)
-                load.frames[name] = load.frames.get(name, 0) + 1
+                load.gap.append((constructing, name))

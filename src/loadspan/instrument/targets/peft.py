@@ -63,6 +63,15 @@ def _describe_merge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> 
     _merging(stage, args[0], argument(args, kwargs, 1, "adapter_names"))
 
 
+def _describe_unmerge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    merged = [layer for layer in _layers(args[0]) if layer.merged_adapters]
+    adapters = sorted({str(adapter) for layer in merged for adapter in layer.merged_adapters})
+    stage.module = getattr(args[0], "model", args[0])
+    stage.attributes[names.ADAPTER_NAME] = ", ".join(adapters)
+    stage.attributes[names.MERGED_LAYERS] = len(merged)
+    stage.size = _adapter_size(merged, adapters)
+
+
 def _describe_unload(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     if not argument(args, kwargs, 1, "merge", default=True):
         stage.cancelled = True  # type: ignore[union-attr] # rows of this file are stages; unloading without a merge is none
@@ -104,6 +113,13 @@ ROWS = (
         stage=names.MERGE_LORA,
         describe=_describe_merge,
         why="adds the deltas to the base weights",
+    ),
+    Target(
+        module="peft.tuners.tuners_utils",
+        attribute="BaseTuner.unmerge_adapter",
+        stage=names.MERGE_LORA,
+        describe=_describe_unmerge,
+        why="takes the deltas out again, before another adapter is merged",
     ),
     Target(
         module="peft.tuners.tuners_utils",
