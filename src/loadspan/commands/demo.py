@@ -123,8 +123,10 @@ def _folder(chosen: Path | None, *, keep: bool) -> Iterator[Path]:
     if chosen is not None:
         try:
             chosen.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{chosen}: not a folder. Name another with --dir.") from None
         except OSError as error:
-            raise UserError(f"{chosen}: {error.strerror}. Name a folder you can write to with --dir.") from None
+            raise UserError(f"{chosen}: {(error.strerror or str(error)).lower()}. Name a folder you can write to with --dir.") from None
         yield chosen
         _say(f"the models stay in {chosen}")
         return

@@ -20,7 +20,7 @@ from loadspan.instrument.tally import Tally
 from loadspan.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from loadspan.instrument.partition import Node
 
@@ -266,33 +266,33 @@ class Loads:
 
     def enter(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
         """Time belongs to *nodes* from *now* on. The load's lock is held."""
-        if load.gap:
-            self.settle_gap(load, now)
-        load.partition.enter(nodes[0], now)
-        if load.parent is not None:
-            self._around(load, nodes, lambda outer, node: outer.partition.enter(node, now))
+        for outer, node in self._levels(load, nodes):
+            with outer.lock:
+                if outer.gap:
+                    self.settle_gap(outer, now)
+                outer.partition.enter(node, now)
 
     def leave(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
         """Time no longer belongs to *nodes*. The load's lock is held."""
-        load.partition.leave(nodes[0], now)
-        load.last_end = max(load.last_end, now)
-        if load.parent is not None:
-            self._around(load, nodes, lambda outer, node: outer.partition.leave(node, now))
+        for outer, node in self._levels(load, nodes):
+            with outer.lock:
+                outer.partition.leave(node, now)
+                outer.last_end = max(outer.last_end, now)
 
     def settle(self, load: OpenLoad, nodes: list[Node], name: str | None) -> None:
         """The stage of *nodes* is over and was *name*, or none. The load's lock is held."""
-        load.partition.settle(nodes[0], name)
-        if load.parent is not None:
-            self._around(load, nodes, lambda outer, node: outer.partition.settle(node, name))
-
-    def _around(self, load: OpenLoad, nodes: list[Node], act: Callable[[OpenLoad, Node], None]) -> None:
-        frame, index = load.parent, 1
-        while frame is not None and index < len(nodes):
-            outer = frame.load
+        for outer, node in self._levels(load, nodes):
             with outer.lock:
-                outer.gap.clear()
-                act(outer, nodes[index])
-            frame, index = outer.parent, index + 1
+                outer.partition.settle(node, name)
+
+    def _levels(self, load: OpenLoad, nodes: list[Node]) -> Iterator[tuple[OpenLoad, Node]]:
+        """A load and the loads around it, each with its node."""
+        outer: OpenLoad | None = load
+        for node in nodes:
+            if outer is None:
+                return
+            yield outer, node
+            outer = outer.parent.load if outer.parent is not None else None
 
     def settle_gap(self, load: OpenLoad, now: int) -> None:
         """A gap between stages ends: it was `initialize` if modules were being constructed in it. The load's lock is held."""
