@@ -19,6 +19,7 @@ from loadspan.instrument.partition import Node, Partition
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from loadspan.instrument.failure import Failure
     from loadspan.instrument.tally import Tally
     from loadspan.instrument.telemetry import SpanHandle
 
@@ -46,7 +47,7 @@ def reference(thing: Any) -> weakref.ref[Any] | None:
 class _Described:
     """What targets and the public API may say of a load or a stage."""
 
-    __slots__ = ("attributes", "module", "outputs", "paths", "size", "things")
+    __slots__ = ("attributes", "failure", "module", "outputs", "paths", "size", "things")
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {}
@@ -58,6 +59,13 @@ class _Described:
         """Tensors, buffers or file objects this call works on, held only while it is open."""
         self.outputs: list[Any] = []
         """Objects this call made, held only while it is open."""
+        self.failure: Failure | None = None
+        """What is kept of the exception that came last out of something inside it."""
+
+    def let_go(self) -> None:
+        """Keep nothing of the host's: contexts that were copied while it was open keep this frame for as long as they live."""
+        self.module = None
+        self.things, self.outputs = [], []
 
     def file(self, path: Any, file_format: str | None = None) -> None:
         """Say that the call is about the file *path* (text, bytes or PathLike; anything else is ignored)."""
@@ -222,7 +230,6 @@ class OpenLoad(_Described):
         "partition",
         "pending_tensors",
         "raw_pending",
-        "recorded_error",
         "spans",
         "stages",
         "start",
@@ -254,9 +261,8 @@ class OpenLoad(_Described):
         self.spans = 1
         self.folded = 0
         self.closed = False
-        self.failed: BaseException | None = None
-        """Exception of the last stage, if it failed."""
-        self.recorded_error = 0
+        self.failed: Failure | None = None
+        """What is kept of the exception of the last stage, if it failed."""
         self.last_end = start
         self.fresh = False
         """True for an implicit load that no call has entered yet."""
@@ -270,7 +276,7 @@ class OpenLoad(_Described):
         self.before: counters.Counters
         self.before_process: counters.Counters
         self.handle: SpanHandle
-        self.held: list[tuple[SpanHandle, int, dict[str, Any], BaseException | None]] | None = None
+        self.held: list[tuple[SpanHandle, int, dict[str, Any], Failure | None]] | None = None
         """Finished spans of an implicit load that is too small to be shown so far."""
         self.token: Any = None
         self.context_token: Any = None

@@ -15,6 +15,7 @@ from loadspan import names
 from loadspan.facts import counters
 from loadspan.guard import safely
 from loadspan.instrument import attributes, implicit, telemetry
+from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.tally import Tally
 from loadspan.settings import Settings
@@ -95,7 +96,16 @@ class Loads:
         """Close an explicit load in the context in which it was opened; it ended at *end*, by default now."""
         end = time.perf_counter_ns() if end is None else end
         self.leave_context(load)
-        self._finish(load, end, error)
+        self._finish(load, end, self.failure(load, error))
+
+    def failure(self, frame: OpenLoad | OpenStage, error: BaseException | None) -> Failure | None:
+        """What is kept of the exception that leaves *frame*: one object for all the frames it passes through."""
+        if error is None:
+            return None
+        failure = frame.failure if frame.failure is not None and frame.failure.is_of(error) else Failure(error)
+        if frame.parent is not None:
+            frame.parent.failure = failure
+        return failure
 
     def leave_context(self, frame: OpenLoad | OpenStage) -> None:
         """Make the frame above *frame* the innermost one again."""
@@ -109,7 +119,7 @@ class Loads:
                 current.set(frame.parent)
             frame.token = None
 
-    def _finish(self, load: OpenLoad, end: int, error: BaseException | None) -> None:
+    def _finish(self, load: OpenLoad, end: int, error: Failure | None) -> None:
         with self.lock:
             if load.closed:
                 return
@@ -136,7 +146,7 @@ class Loads:
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
                 self.closed += 1
-            self._end_span(load, load.handle, load.epoch(end), found, failed)
+            self._end_span(load.handle, load.epoch(end), found, failed)
         telemetry.write()
 
     def _facts(self, load: OpenLoad) -> counters.IoFacts:
@@ -157,18 +167,16 @@ class Loads:
         """Show an implicit load that was held back until it was worth it."""
         held, load.held = load.held, None
         for handle, end, found, error in held or ():
-            self._end_span(load, handle, end, found, error)
+            self._end_span(handle, end, found, error)
 
-    def _end_span(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: BaseException | None) -> None:
+    def _end_span(self, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
         # An exception passes through every open frame; it is written down once, where it arose.
-        record = error is not None and load.recorded_error != id(error)
-        outer: OpenLoad | None = load
-        while record and outer is not None:
-            outer.recorded_error = id(error)
-            outer = outer.parent.load if outer.parent is not None else None
+        record = error is not None and not error.recorded
         handle.end(end, found, error, record=record)
+        if error is not None:
+            error.recorded = True
 
-    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: BaseException | None) -> None:
+    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
         """End a stage's span, or keep it until its implicit load is worth showing. The load's lock is held."""
         if load.held is not None and self._worth(load):
             self._release(load)
@@ -177,7 +185,7 @@ class Loads:
         if load.held is not None:
             load.held.append((handle, end, found, error))
         elif not load.muted:
-            self._end_span(load, handle, end, found, error)
+            self._end_span(handle, end, found, error)
 
     # Implicit loads
 

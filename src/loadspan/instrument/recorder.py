@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.instrument import implicit
+from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
 from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
@@ -258,9 +259,9 @@ class Recorder(Stages):
                 tally.block(took, call.scheduled, counters.scheduled())
             if deferred:
                 tally.deferred = True
-            load.failed = error
+            load.failed = None
             if error is not None:
-                tally.error = error
+                load.failed = tally.error = self.failed(tally, error)
             elif not load.explicit and not tally.apart:
                 self._local.made = id(result)
                 if tally.count <= _SAMPLE:
@@ -271,6 +272,12 @@ class Recorder(Stages):
                 load.spans += 1
                 self.emit(load, tally)
             return slow
+
+    def failed(self, tally: Tally, error: BaseException) -> Failure:
+        """What is kept of the exception of a fine call, for the frame it was made in too."""
+        frame = tally.parent or tally.load
+        frame.failure = Failure(error)
+        return frame.failure
 
     def _describe_in_stage(self, call: FineCall, row: Target, args: Args, kwargs: Kwargs) -> None:
         """Tell a coarse stage of a fine call of the same name inside it."""

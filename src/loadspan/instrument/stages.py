@@ -16,6 +16,8 @@ from loadspan.instrument.loads import SPAN_LIMIT, Loads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loadspan.instrument.failure import Failure
+
 _REPEATABLE = frozenset({names.LOAD_STATE_DICT, names.TO_DEVICE, names.CONVERT})
 
 SHORT = 1_000_000
@@ -106,7 +108,12 @@ class Stages(Loads):
 
     def close_stage(self, stage: OpenStage, error: BaseException | None = None, end: int | None = None) -> None:
         """Close a coarse stage that ended at *end*, by default now; its description is complete."""
-        end = time.perf_counter_ns() if end is None else end
+        try:
+            self._close(stage, error, time.perf_counter_ns() if end is None else end)
+        finally:
+            stage.let_go()
+
+    def _close(self, stage: OpenStage, error: BaseException | None, end: int) -> None:
         if stage.folded:
             with self.lock:
                 self.repetitions.add(stage.name, stage.module, stage.start, end, None if error is not None else stage.size)
@@ -132,10 +139,11 @@ class Stages(Loads):
             if stage.cancelled:
                 self._without_span(load, stage)
                 return
-            self._learn(load, stage, error, end)
-            self._show_stage(load, stage, error, end)
+            failure = self.failure(stage, error)
+            self._learn(load, stage, failure, end)
+            self._show_stage(load, stage, failure, end)
 
-    def _show_stage(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
+    def _show_stage(self, load: OpenLoad, stage: OpenStage, error: Failure | None, end: int) -> None:
         if stage.tallied or stage.step or (end - stage.start < SHORT and not stage.handle_used):
             self._tally_stage(load, stage, error, end)
             return
@@ -160,7 +168,7 @@ class Stages(Loads):
         else:
             stage.finished = own
 
-    def _learn(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
+    def _learn(self, load: OpenLoad, stage: OpenStage, error: Failure | None, end: int) -> None:
         """Take over from a stage what its load has to know. The load's lock is held."""
         load.failed = error
         load.paths.update(stage.paths)
@@ -199,7 +207,7 @@ class Stages(Loads):
             frame = frame.parent
         return None
 
-    def _tally_stage(self, load: OpenLoad, stage: OpenStage, error: BaseException | None, end: int) -> None:
+    def _tally_stage(self, load: OpenLoad, stage: OpenStage, error: Failure | None, end: int) -> None:
         """Tally a stage that is not worth a span, and what was tallied in it. The load's lock is held."""
         parent = self._without_span(load, stage)
         tally = self.tally(parent, stage.name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loadspan.facts.counters import IoFacts
+    from loadspan.instrument.failure import Failure
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Target
@@ -75,7 +76,7 @@ class Tally:
         self.concurrency = self.active
         self.slowest: list[tuple[int, int, int | None, str]] = []
         self.rated = True
-        self.error: BaseException | None = None
+        self.error: Failure | None = None
         self.measured = False
         self.storage_read = self.major = self.minor = 0
         self.blocked: float | None = None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, TracerProvider
     from opentelemetry.util import types
 
+    from loadspan.instrument.failure import Failure
+
 _GAP = 2
 """Microseconds between siblings: Jaeger drops a span from the critical path when it ends in the microsecond in which the next begins."""
 
@@ -183,7 +185,7 @@ class SpanHandle:
         """Make this the host's current span; returns what `detach` takes."""
         return otel_context.attach(trace.set_span_in_context(LazySpan(self)))
 
-    def end(self, end: int, attributes: Mapping[str, Any], error: BaseException | None, *, record: bool = True) -> None:
+    def end(self, end: int, attributes: Mapping[str, Any], error: Failure | None, *, record: bool = True) -> None:
         """End the span; *error* marks it failed and, with *record*, is written to it as an event."""
         if self._parent is not None:
             end = self._apart(max(end, self._start + 1))
@@ -191,10 +193,12 @@ class SpanHandle:
         if span.is_recording():
             span.set_attributes({names.PROCESS_PID: os.getpid(), **attributes})
             if error is not None:
-                span.set_attribute(names.ERROR_TYPE, _qualified(type(error)))
-                span.set_status(Status(StatusCode.ERROR, _message(error)))
+                span.set_attribute(names.ERROR_TYPE, error.type)
+                span.set_status(Status(StatusCode.ERROR, error.message))
                 if record:
-                    span.record_exception(error, timestamp=end)
+                    # As the SDK's record_exception writes it, which asks for the exception itself.
+                    told = {"type": error.type, "message": error.message, "stacktrace": error.stacktrace}
+                    span.add_event("exception", {f"exception.{key}": text for key, text in told.items()}, timestamp=end)
         span.end(end_time=end)
         for writer in writers:
             writer.receive(span)
@@ -221,15 +225,6 @@ class SpanHandle:
 def detach(token: Any) -> None:
     """Undo an `attach`."""
     otel_context.detach(token)
-
-
-def _qualified(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ in ("builtins", None) else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _message(error: BaseException) -> str:
-    text = str(error)
-    return text if len(text) <= 1024 else text[:1023] + "…"  # noqa: PLR2004 - what back ends keep of a value
 
 
 class LazySpan(trace.Span):
