@@ -202,6 +202,7 @@ def _generator(function: Callable[..., Any], recording: Recording) -> Callable[.
                     action, given = inner.throw, thrown
         finally:
             steps.close(failed)
+            failed = given = None  # its traceback holds this frame: a circle that would keep the host's tensors until it is collected
 
     return wrapper
 
@@ -236,6 +237,7 @@ def _async_generator(function: Callable[..., Any], recording: Recording) -> Call
                     action, given = inner.athrow, thrown
         finally:
             steps.close(failed)
+            failed = given = None  # its traceback holds this frame: as above
 
     return wrapper
 
