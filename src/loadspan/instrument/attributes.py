@@ -117,14 +117,26 @@ def of_stage(stage: OpenStage, end: int, *, full_paths: bool) -> dict[str, Any]:
     return found
 
 
+def _io_of_tally(tally: Tally) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if tally.measured:
+        found = {names.IO_STORAGE_READ: tally.storage_read, names.FAULT_MAJOR: tally.major, names.IO_SCOPE: "thread"}
+        if not tally.joint:
+            found[names.FAULT_MINOR] = tally.minor
+    if tally.blocked is not None:
+        found[names.BLOCKED_TIME] = tally.blocked
+    return found
+
+
 def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     """Attributes of a tally or of one segment of it."""
     found: dict[str, Any] = {
         names.STAGE: tally.name,
         names.OPERATION_COUNT: tally.count,
         names.BUSY_TIME: tally.busy / 1e9,
-        names.CONCURRENCY: max(1, tally.concurrency),
     }
+    if not tally.joint or len(tally.threads) == 1:
+        found[names.CONCURRENCY] = max(1, tally.concurrency)
     if len(tally.threads) == 1:
         found[names.THREAD_NAME] = next(iter(tally.threads.values()))
     if tally.apart:
@@ -133,13 +145,7 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
         found[names.SIZE] = tally.size
     if tally.deferred:
         found[names.DEFERRED] = True
-    if tally.measured:
-        found[names.IO_STORAGE_READ] = tally.storage_read
-        found[names.FAULT_MAJOR] = tally.major
-        found[names.FAULT_MINOR] = tally.minor
-        found[names.IO_SCOPE] = "thread"
-    if tally.blocked is not None:
-        found[names.BLOCKED_TIME] = tally.blocked
+    found |= _io_of_tally(tally)
     if tally.slowest and tally.count > 1:
         found[names.SLOWEST] = tuple(_slow(*entry) for entry in sorted(tally.slowest, reverse=True))
     found |= files(tally.paths, full_paths=full_paths)

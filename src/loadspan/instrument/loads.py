@@ -128,6 +128,7 @@ class Loads:
                 self.loads.remove(load)
         facts = self._facts(load)
         with load.lock:
+            self.collect(load)
             if load.explicit:
                 self.settle_gap(load, end)
             end = max(end, load.partition.last)
@@ -293,6 +294,13 @@ class Loads:
             with outer.lock:
                 outer.partition.settle(node, name)
 
+    def claim(self, load: OpenLoad, nodes: list[Node], nanoseconds: int, now: int) -> None:
+        """Time before *now* that was given to what is around *nodes* was theirs. The load's lock is held."""
+        for outer, node in self._levels(load, nodes):
+            with outer.lock:
+                outer.partition.claim(node, nanoseconds, now)
+                outer.last_end = max(outer.last_end, now)
+
     def _levels(self, load: OpenLoad, nodes: list[Node]) -> Iterator[tuple[OpenLoad, Node]]:
         """A load and the loads around it, each with its node."""
         outer: OpenLoad | None = load
@@ -344,6 +352,11 @@ class Loads:
             load.spans += 1
         return tally
 
+    def collect(self, frame: OpenLoad | OpenStage) -> None:
+        """Count what the tallies of *frame* were not yet told of. The load's lock is held."""
+        for tally in frame.tallies.values():
+            tally.collect()
+
     def flush_tallies(self, load: OpenLoad, frame: OpenLoad | OpenStage) -> None:
         """Show the tallies of a frame that closes. The load's lock is held."""
         for tally in frame.tallies.values():
@@ -351,6 +364,7 @@ class Loads:
 
     def emit(self, load: OpenLoad, tally: Tally) -> None:
         """Show what a tally has counted since the last time. The load's lock is held."""
+        tally.collect()
         if not tally.count:
             return
         if tally.size:

@@ -122,6 +122,18 @@ class Partition:
         self.shares = 0
         self._leaves.clear()
 
+    def claim(self, node: Node, nanoseconds: int, now: int) -> None:
+        """Give *nanoseconds* before *now* to *node* that what is around it was given: its calls were told of afterwards."""
+        self.advance(now)
+        around = node.parent
+        if around is None:
+            nanoseconds = min(nanoseconds, self.other)
+            self.other -= nanoseconds
+        else:
+            nanoseconds = min(nanoseconds, around.exclusive)
+            around.exclusive -= nanoseconds
+        node.exclusive += nanoseconds
+
     def move(self, name: str, nanoseconds: int) -> None:
         """Give *nanoseconds* of `other` to stage *name*: what a gap turned out to be."""
         moved = min(nanoseconds, self.other)

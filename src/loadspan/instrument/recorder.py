@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.instrument import implicit
+from loadspan.instrument.bursts import Burst
 from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
 from loadspan.instrument.loads import SPAN_LIMIT
@@ -302,6 +303,28 @@ class Recorder(Stages):
             else:
                 outer.count_inner(size)
                 outer.deferred = outer.deferred or deferred
+
+    def follow(self, call: FineCall | None, took: int, size: int, old: Burst | None) -> Burst | None:
+        """
+        What counts the calls that follow an announced one; None where each has to be announced.
+
+        Args:
+            call: The call that ended, None where nobody records.
+            took: Its nanoseconds.
+            size: Its bytes.
+            old: What counted the calls before it.
+        """
+        running = self._local.running
+        tally = call.tally if call is not None else None
+        each = bool(running) or (call is not None and (tally is None or call.nodes is not None or tally.load.closed))
+        if old is not None and (each or not old.follows(tally)):
+            old.end()
+            old = None
+        if each:
+            return None
+        burst = old or Burst(self, tally, running)
+        burst.renew(took, size)
+        return burst
 
     def name_slow(self, call: FineCall, took: int, size: int | None, label: str) -> None:
         """Give a slow call its name."""

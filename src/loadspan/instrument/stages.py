@@ -128,6 +128,7 @@ class Stages(Loads):
         if stage.handle.name != stage.name:
             stage.handle.rename(stage.name)  # what it was is known only now
         with load.lock:
+            self.collect(stage)
             self.leave(load, stage.nodes, end)
             self.settle(load, stage.nodes, None if stage.cancelled else stage.name)
         outer = stage.parent.stage if stage.parent is not None else None

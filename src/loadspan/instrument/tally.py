@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loadspan.facts.counters import IoFacts
+    from loadspan.instrument.bursts import Burst
     from loadspan.instrument.failure import Failure
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
@@ -24,6 +25,7 @@ class Tally:
         "apart",
         "attributes",
         "blocked",
+        "bursts",
         "busy",
         "concurrency",
         "count",
@@ -31,6 +33,7 @@ class Tally:
         "described",
         "error",
         "first",
+        "joint",
         "last",
         "load",
         "major",
@@ -64,6 +67,8 @@ class Tally:
         self.threads: dict[int, str] = {}
         self.active = 0
         self.deferred = False
+        self.bursts: set[Burst] = set()
+        """Calls that are counted by others and collected from time to time."""
         self.reset()
 
     def reset(self) -> None:
@@ -76,6 +81,8 @@ class Tally:
         self.concurrency = self.active
         self.slowest: list[tuple[int, int, int | None, str]] = []
         self.rated = True
+        self.joint = False
+        """Whether some calls were counted in bursts: then nobody saw how many ran at once, nor each one's minor faults."""
         self.error: Failure | None = None
         self.measured = False
         self.storage_read = self.major = self.minor = 0
@@ -91,6 +98,11 @@ class Tally:
         if size is not None:
             self.size += size
             self.sized = True
+
+    def collect(self) -> None:
+        """Count what bursts have counted so far. The load's lock is held."""
+        for burst in self.bursts:
+            burst.tell()
 
     def note(self, took: int, size: int | None, label: str) -> None:
         """Remember a slow call by name."""
@@ -117,8 +129,10 @@ class Tally:
 
     def take(self, other: Tally) -> None:
         """Add the calls of *other*, whose parent got no span of its own."""
+        other.collect()
         if not other.count:
             return
+        self.joint = self.joint or other.joint
         self.first = min(self.first or other.first, other.first)
         self.last = max(self.last, other.last)
         self.concurrency = max(self.concurrency, other.concurrency)

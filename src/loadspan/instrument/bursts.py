@@ -1,0 +1,144 @@
+"""
+Calls so short and so many that announcing each would cost more than the call: they are counted where they are made, and told together.
+
+A burst follows a fine call that was announced and fast. It goes on in the same thread and frame while the calls follow closely and stay
+fast, for ten milliseconds at most: then one call is announced again. Bytes, calls and busy time are exact. What storage delivered is read
+off the thread's counters from one call to the next, the pauses between them included, which are too short for other work on a disk.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from loadspan.instrument.frames import current
+
+if TYPE_CHECKING:
+    from loadspan.instrument.recorder import Recorder
+    from loadspan.instrument.tally import Tally
+
+_GOES_ON = 10_000_000  # nanoseconds
+_PAUSE = 200_000  # nanoseconds: after a longer pause an announced call costs 2 % at most
+_QUICK = 5_000  # nanoseconds in which no kernel starts to read from a device
+_SLOW = 60_000  # nanoseconds from which announcing a call costs a few percent of it
+_MEMORY = 4  # bytes per nanosecond from which a read was a copy in memory
+_BLOCK = 512
+_THREAD = getattr(resource, "RUSAGE_THREAD", None)
+
+
+class _Nobody:
+    closed = False
+
+
+def _usage() -> Any:
+    return resource.getrusage(_THREAD) if _THREAD is not None else None
+
+
+class Burst:
+    """Calls of one object, of which one at a time runs in a thread. Their thread alone counts; who tells holds the load's lock."""
+
+    __slots__ = (
+        "_busy",
+        "_count",
+        "_frame",
+        "_last",
+        "_load",
+        "_major",
+        "_recorder",
+        "_running",
+        "_size",
+        "_storage_read",
+        "_tally",
+        "_thread",
+        "_told",
+        "_until",
+        "_usage",
+    )
+
+    def __init__(self, recorder: Recorder, tally: Tally | None, running: list[Any]) -> None:
+        self._recorder = recorder
+        self._tally = tally
+        """None where nothing is recorded: then the calls are just let through for as long."""
+        self._load: Any = tally.load if tally is not None else _Nobody
+        self._frame = current.get()
+        self._thread = threading.get_ident()
+        self._running = running
+        self._until = self._last = 0
+        self._usage: Any = None
+        self._count = self._size = self._busy = self._storage_read = self._major = 0
+        self._told = (0, 0, 0, 0, 0)
+        if tally is not None:
+            with tally.load.lock:
+                tally.bursts.add(self)
+
+    def goes_on(self, now: int) -> bool:
+        """Whether a call that begins now need not be announced."""
+        return (
+            now < self._until
+            and now - self._last < _PAUSE
+            and current.get() is self._frame
+            and not self._running
+            and threading.get_ident() == self._thread
+            and not self._load.closed
+        )
+
+    def count(self, begun: int, size: int) -> None:
+        """Count a call that was not announced."""
+        self._last = now = time.perf_counter_ns()
+        took = now - begun
+        self._count += 1
+        self._size += size
+        self._busy += took
+        if took > _QUICK and self._tally is not None:
+            usage = _usage()
+            if usage is not None:
+                self._storage_read += (usage.ru_inblock - self._usage.ru_inblock) * _BLOCK
+                self._major += usage.ru_majflt - self._usage.ru_majflt
+                self._usage = usage
+            if took > _SLOW and size < took * _MEMORY:
+                self._until = 0
+
+    def follows(self, tally: Tally | None) -> bool:
+        """Whether calls that follow one of *tally* are calls of this burst."""
+        return tally is self._tally and threading.get_ident() == self._thread and current.get() is self._frame
+
+    def renew(self, took: int, size: int) -> None:
+        """An announced call has ended: go on for a while, if it was fast."""
+        if took <= _SLOW or size >= took * _MEMORY:
+            self._usage = _usage() if self._tally is not None else None
+            self._last = time.perf_counter_ns()
+            self._until = self._last + _GOES_ON
+        else:
+            self._until = 0
+
+    def end(self) -> None:
+        """No call follows: tell what was counted."""
+        self._until = 0
+        tally = self._tally
+        if tally is not None:
+            with tally.load.lock:
+                tally.collect()
+                tally.bursts.discard(self)
+
+    def tell(self) -> None:
+        """Add to the tally what was counted since the last time. The load's lock is held."""
+        tally, last = self._tally, self._last
+        now = (self._count, self._size, self._busy, self._storage_read, self._major)
+        count, size, busy, storage_read, major = (new - old for new, old in zip(now, self._told, strict=True))
+        if tally is None or not count:
+            return
+        self._told = now
+        tally.count += count
+        tally.size += size
+        tally.sized = tally.joint = True
+        tally.busy += busy
+        tally.first = tally.first or last - busy
+        tally.last = max(tally.last, last)
+        tally.storage_read += storage_read
+        tally.major += major
+        outer = tally.parent
+        if outer is not None and outer.thread == self._thread:
+            outer.nested += busy
+        self._recorder.claim(tally.load, tally.nodes, busy, last)
