@@ -251,7 +251,8 @@ def _block_cipher(mode: str) -> _Facts:
 
 def _pycryptodome(package: str) -> Iterator[Target]:
     # `AES.new` is a function in a module; the classes of the modes are what its results are instances of.
-    classes = [(f"_mode_{mode.lower()}", f"{mode}Mode", _block_cipher(mode.upper())) for mode in _PYCRYPTODOME_MODES]
+    known = {mode: "CFB" if mode == "OpenPgp" else mode.upper() for mode in _PYCRYPTODOME_MODES}  # OpenPGP's is a kind of CFB
+    classes = [(f"_mode_{mode.lower()}", f"{mode}Mode", _block_cipher(label)) for mode, label in known.items()]
     classes += [(module, kind, _always(cipher)) for module, kind, cipher in _PYCRYPTODOME_CIPHERS]
     for module, kind, facts in classes:
         for method in ("decrypt", "decrypt_and_verify"):
