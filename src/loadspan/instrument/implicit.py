@@ -39,13 +39,26 @@ _REPEAT_WINDOW = 60 * _NANOSECONDS
 _REPEATS_SHOWN = 2
 
 
-def origin() -> tuple[int, int, int]:
-    """Who is calling: thread, asyncio task and current span."""
-    task = 0
+class _Caller(threading.local):
+    task: tuple[int, int] | None = None
+    """Thread and asyncio task that handed this thread the job it runs."""
+
+
+caller = _Caller()
+
+
+def task() -> int:
+    """Identity of the running asyncio task, 0 where there is none."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - public twin raises where no loop runs
-        task = id(asyncio.current_task())
-    return threading.get_ident(), task, telemetry.current_span_id()
+        return id(asyncio.current_task())
+    return 0
+
+
+def origin() -> tuple[int, int, int]:
+    """Who is calling: thread, asyncio task and current span. What a task runs in a thread (`asyncio.to_thread`) is called by the task."""
+    thread_and_task = caller.task or (threading.get_ident(), task())
+    return *thread_and_task, telemetry.current_span_id()
 
 
 def same_checkpoint(path: str, other: str) -> bool:
@@ -79,7 +92,7 @@ def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now
     newest = loads[::-1]
     tests = (
         lambda load: any(load.knows(thing) for thing in question.things),
-        lambda load: any(same_checkpoint(path, known) for path in question.paths for known in load.paths),
+        lambda load: any(same_checkpoint(path, known) for path in question.paths for known in tuple(load.paths)),
         lambda load: load.origin == question.origin and _goes_on(load, question.stage, settings, now),
         lambda load: question.module is not None and load.knows(question.module),
     )

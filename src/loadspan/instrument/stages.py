@@ -68,6 +68,7 @@ class Stages(Loads):
             if load is None or bare:
                 load = self.open_implicit(question, stage.start, stage.library)
             load.kept = stage.start
+            load.paths.update(stage.paths)  # now: other threads may begin with other shards before this one is read
             return load
 
     def _enter(self, stage: OpenStage, frame: OpenLoad | OpenStage) -> None:
