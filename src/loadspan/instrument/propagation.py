@@ -102,6 +102,10 @@ ROWS = (
         why="a pool thread works for whoever submitted the job, not for whoever started the thread",
     ),
     Target(
-        module="concurrent.futures.thread", attribute="_WorkItem.run", kind=Kind.REPLACE, replace=_deliver_task, why="see `_WorkItem.__init__`"
+        module="concurrent.futures.thread",
+        attribute="_WorkItem.run",
+        kind=Kind.REPLACE,
+        replace=_deliver_task,
+        why="see `_WorkItem.__init__`",
     ),
 )
