@@ -71,7 +71,7 @@ class Burst:
         self._told = (0, 0, 0, 0, 0)
         if tally is not None:
             with tally.load.lock:
-                tally.bursts.add(self)
+                tally.bursts += (self,)
 
     def goes_on(self, now: int) -> bool:
         """Whether a call that begins now need not be announced."""
@@ -120,7 +120,7 @@ class Burst:
         if tally is not None:
             with tally.load.lock:
                 tally.collect()
-                tally.bursts.discard(self)
+                tally.bursts = tuple(burst for burst in tally.bursts if burst is not self)
 
     def tell(self) -> None:
         """Add to the tally what was counted since the last time. The load's lock is held."""

@@ -67,7 +67,7 @@ class Tally:
         self.threads: dict[int, str] = {}
         self.active = 0
         self.deferred = False
-        self.bursts: set[Burst] = set()
+        self.bursts: tuple[Burst, ...] = ()
         """Calls that are counted by others and collected from time to time."""
         self.reset()
 
