@@ -9,8 +9,8 @@ off the thread's counters from one call to the next, the pauses between them inc
 from __future__ import annotations
 
 import resource
-import threading
-import time
+from threading import get_ident
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from loadspan.instrument.frames import current
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 _GOES_ON = 10_000_000  # nanoseconds
 _PAUSE = 200_000  # nanoseconds: after a longer pause an announced call costs 2 % at most
-_QUICK = 5_000  # nanoseconds in which no kernel starts to read from a device
+_QUICK = 5_000  # nanoseconds above a copy in memory in which no kernel starts to read from a device
 _SLOW = 60_000  # nanoseconds from which announcing a call costs a few percent of it
 _MEMORY = 4  # bytes per nanosecond from which a read was a copy in memory
+_COPY = 3  # of a size to the nanoseconds of such a copy at 8 bytes each, by shift
 _BLOCK = 512
 _THREAD = getattr(resource, "RUSAGE_THREAD", None)
 
@@ -63,7 +64,7 @@ class Burst:
         """None where nothing is recorded: then the calls are just let through for as long."""
         self._load: Any = tally.load if tally is not None else _Nobody
         self._frame = current.get()
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._running = running
         self._until = self._last = 0
         self._usage: Any = None
@@ -80,18 +81,18 @@ class Burst:
             and now - self._last < _PAUSE
             and current.get() is self._frame
             and not self._running
-            and threading.get_ident() == self._thread
+            and get_ident() == self._thread
             and not self._load.closed
         )
 
     def count(self, begun: int, size: int) -> None:
         """Count a call that was not announced."""
-        self._last = now = time.perf_counter_ns()
+        self._last = now = perf_counter_ns()
         took = now - begun
         self._count += 1
         self._size += size
         self._busy += took
-        if took > _QUICK and self._tally is not None:
+        if took > _QUICK + (size >> _COPY) and self._tally is not None:
             usage = _usage()
             if usage is not None:
                 self._storage_read += (usage.ru_inblock - self._usage.ru_inblock) * _BLOCK
@@ -102,13 +103,13 @@ class Burst:
 
     def follows(self, tally: Tally | None) -> bool:
         """Whether calls that follow one of *tally* are calls of this burst."""
-        return tally is self._tally and threading.get_ident() == self._thread and current.get() is self._frame
+        return tally is self._tally and get_ident() == self._thread and current.get() is self._frame
 
     def renew(self, took: int, size: int) -> None:
         """An announced call has ended: go on for a while, if it was fast."""
         if took <= _SLOW or size >= took * _MEMORY:
             self._usage = _usage() if self._tally is not None else None
-            self._last = time.perf_counter_ns()
+            self._last = perf_counter_ns()
             self._until = self._last + _GOES_ON
         else:
             self._until = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadspan.instrument.targets import crypto, files, key_derivation, peft, safetensors, torch
+from loadspan.instrument.targets import crypto, files, key_derivation, mapped_files, peft, safetensors, torch
 
 if TYPE_CHECKING:
     from loadspan.instrument.patching import Target
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 def rows(settings: Settings) -> list[Target]:
     """Every row that *settings* ask for."""
-    files_rows = files.ROWS if settings.file_reads else ()
+    files_rows = (*files.ROWS, *mapped_files.ROWS) if settings.file_reads else ()
     return [*files_rows, *crypto.ROWS, *key_derivation.ROWS, *safetensors.ROWS, *torch.ROWS, *peft.ROWS]
