@@ -168,7 +168,7 @@ class Recorder(Stages):
         near = worth or row is None or row.joins is None or row.joins(args, kwargs)
         if not (worth or self.loads) or not (near or self._continues(row, args, kwargs)):
             return None
-        if row is not None and row.joins is not None and args:
+        if row is not None and row.joins is not None and args and type(args[0]).__weakrefoffset__:  # AESGCM of cryptography has none
             self._local.subject = reference(args[0])
         where = implicit.origin()
         now = time.perf_counter_ns()
