@@ -10,9 +10,9 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from recorded import Spans, provider_of
 
 import loadspan.guard
+from recorded import Spans, provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,10 +11,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from recorded import Spans, outline, walk
 from work import LONG, MB, checkpoint, layer, rest
 
 import loadspan
+from recorded import Spans, outline, walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,7 @@ def until_closed(spans: Spans, seconds: float = 5.0) -> None:
     while spans.recorder.loads:
         assert time.monotonic() < limit, "an implicit load does not end"
         time.sleep(0.02)
+    time.sleep(0.05)  # it is off the list a moment before it is shown
 
 
 def big_layer(megabytes: float, seconds: float) -> Any:
@@ -388,7 +389,7 @@ def test_the_pending_timeout_ends_a_load_that_nothing_consumes(spans: Spans, tmp
     state = safetensors.torch.load_file(checkpoint(tmp_path, megabytes=20))
     begun = time.monotonic()
     until_closed(spans, 2.0)
-    assert 0.3 <= time.monotonic() - begun
+    assert time.monotonic() - begun >= 0.3
     assert state
     assert names_of(spans.load()) == ["deserialize"]
 
@@ -474,7 +475,7 @@ def folded(loads: list[Tree]) -> list[int]:
 
 
 def test_a_training_loop_that_restores_its_weights_a_thousand_times_is_at_most_three_loads(spans: Spans) -> None:
-    online, target = layer(2), layer(2)
+    online, target = layer(1.1), layer(1.1)
     state = online.state_dict()
     for _ in range(1000):
         target.load_state_dict(state)
@@ -483,7 +484,7 @@ def test_a_training_loop_that_restores_its_weights_a_thousand_times_is_at_most_t
     assert sum(folded(loads)) == 1000
     last = loads[-1]["attributes"]
     assert last["loadspan.implicit"] is True
-    assert last["loadspan.size"] == 998 * 2 * MB
+    assert last["loadspan.size"] == 998 * 1_100_000
     assert last["loadspan.busy_time"] <= loads[-1]["duration"]
 
 
@@ -527,7 +528,7 @@ def test_a_module_that_is_cast_back_and_forth_is_folded(spans: Spans) -> None:
         module.half()
         module.float()
     loads = spans.loads()
-    calls = sum(folded([load]) [0] if "loadspan.folded.count" in load["attributes"] else len(load["children"]) for load in loads)
+    calls = sum(folded([load])[0] if "loadspan.folded.count" in load["attributes"] else len(load["children"]) for load in loads)
     assert len(loads) <= 3 * 2
     assert calls == 40
 

@@ -35,6 +35,7 @@ class Reference:
     totals: dict[str, Fraction] = field(default_factory=dict)
 
     def pass_time(self, passed: int) -> None:
+        """Give an instant to those who have it."""
         around = {id(call.inside) for call in self.calls}
         leaves = [call for call in self.calls if id(call) not in around]
         shares = sum(call.calls for call in leaves)
@@ -44,6 +45,7 @@ class Reference:
             self.other += passed
 
     def close(self, call: Call, name: str | None) -> None:
+        """End a stage that was *name*, or none."""
         self.calls.remove(call)
         for other in self.calls:
             if other.inside is call:
@@ -66,10 +68,12 @@ class Twins:
         self.threads: list[list[Call]] = [[], [], []]
 
     def wait(self, passed: int) -> None:
+        """Let time pass."""
         self.now += passed
         self.reference.pass_time(passed)
 
     def open(self, thread: int, name: str) -> None:
+        """Open a stage in what is open in its thread."""
         stack = self.threads[thread]
         inside = stack[-1] if stack else None
         node = self.partition.node(name, inside.node if inside is not None else None)
@@ -93,6 +97,7 @@ class Twins:
             self.threads[other].append(self.threads[thread].pop())
 
     def close(self, thread: int, *, cancelled: bool) -> None:
+        """Close the innermost stage of a thread."""
         if not self.threads[thread]:
             return
         call = self.threads[thread].pop()

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
-from recorded import Spans, outline, walk
-from work import LONG, MB, checkpoint, fine, layer, many_tensors, rest
+from work import LONG, MB, checkpoint, fail, fine, layer, many_tensors, rest
 
 import loadspan
 from loadspan.instrument.live import recorder
 from loadspan.names import STAGES
+from recorded import Spans, outline, walk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -205,9 +205,9 @@ def test_outside_of_everything_the_handle_does_nothing(spans: Spans) -> None:
 
 
 def test_a_fact_or_stage_of_another_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="'open' is not a stage. Use one of: download, read, "):
+    with pytest.raises(ValueError, match="'open' is not a stage"):
         loadspan.stage("open")
-    with pytest.raises(TypeError, match="unknown fact 'bytes'. Known: path, size, device"):
+    with pytest.raises(TypeError, match="unknown fact 'bytes'"):
         loadspan.current().set(bytes=3)
 
 
@@ -267,7 +267,7 @@ def test_a_bare_thread_born_in_a_load_works_for_it(spans: Spans) -> None:
 
 
 def test_stages_of_sixteen_threads_share_every_instant_and_add_up(spans: Spans) -> None:
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311 - a plan, no secret
     plans = [[(chance.choice(STAGES), chance.choice(STAGES), chance.random() / 500) for _ in range(8)] for _ in range(16)]
 
     def work(plan: list[tuple[str, str, float]]) -> None:
@@ -426,7 +426,7 @@ def talk() -> Generator[str, str, str]:
         while len(heard) < 3:
             try:
                 heard.append((yield f"heard {len(heard)}"))
-            except ValueError as error:
+            except ValueError as error:  # noqa: PERF203 - the generator goes on after it
                 heard.append(f"survived {error}")
         return "+".join(map(str, heard))
     finally:
@@ -491,7 +491,7 @@ def test_a_generator_that_ignores_its_closing_is_told_off_as_the_original_is(spa
         while True:
             try:
                 yield 1
-            except GeneratorExit:
+            except GeneratorExit:  # noqa: PERF203 - the generator goes on after it
                 yield 2
 
     with loadspan.load():
@@ -605,8 +605,7 @@ def test_an_exception_is_written_down_once_where_it_arose(spans: Spans) -> None:
         loadspan.stage("deserialize"),
         loadspan.stage("decrypt"),
     ):
-        rest()
-        raise ValueError("bad magic")
+        fail(ValueError("bad magic"))
     load = spans.load()
     decrypt = load["children"][0]["children"][0]
     assert [span["error"] for span in walk(load)] == ["bad magic"] * 3
@@ -620,10 +619,13 @@ def test_an_exception_is_written_down_once_where_it_arose(spans: Spans) -> None:
 
 
 def test_an_exception_in_a_short_stage_is_written_down_once(spans: Spans) -> None:
-    with pytest.raises(OSError, match="gone"), loadspan.load(), loadspan.stage("deserialize"):
+    def read() -> None:
         rest()
         with loadspan.stage("read"):
-            raise OSError("gone")
+            fail(OSError("gone"), 0.0)
+
+    with pytest.raises(OSError, match="gone"), loadspan.load(), loadspan.stage("deserialize"):
+        read()
     load = spans.load()
     assert [(span["name"], span["error"], len(span["events"])) for span in walk(load)] == [
         ("load model", "gone", 0),
@@ -634,8 +636,7 @@ def test_an_exception_in_a_short_stage_is_written_down_once(spans: Spans) -> Non
 
 def test_an_exception_through_nested_loads_is_written_down_once(spans: Spans) -> None:
     with pytest.raises(OSError, match="gone"), loadspan.load("outer"), loadspan.load("inner"), loadspan.stage("read"):
-        rest()
-        raise OSError("gone")
+        fail(OSError("gone"))
     load = spans.load()
     assert [(span["error"], len(span["events"])) for span in walk(load)] == [("gone", 0), ("gone", 0), ("gone", 1)]
 
@@ -655,12 +656,9 @@ def test_an_exception_of_a_pool_job_is_written_down_in_its_stage_only(spans: Spa
 def test_each_of_several_exceptions_is_written_down(spans: Spans) -> None:
     with loadspan.load():
         for attempt in range(20):
-            try:  # noqa: SIM105 - the exception is gone afterwards, and its address free for the next one
-                with loadspan.stage("download"):
-                    rest()
-                    raise ConnectionError(attempt)  # noqa: TRY301 - as above
-            except ConnectionError:
-                pass
+            # The exception is gone afterwards, and its address free for the next one.
+            with contextlib.suppress(ConnectionError), loadspan.stage("download"):
+                fail(ConnectionError(attempt))
             with loadspan.stage("read"):
                 rest()
     load = spans.load()
@@ -691,7 +689,7 @@ def test_an_exception_is_let_go_when_the_host_lets_it_go(spans: Spans) -> None:
         held.append(weakref.ref(tensor))
         call = spans.recorder.begin_fine("read")
         try:
-            raise MemoryError("out of memory")
+            fail(MemoryError("out of memory"), 0.0)
         except MemoryError as error:
             spans.recorder.end_fine(call, None, error)
             raise
@@ -711,7 +709,8 @@ def test_an_exception_is_let_go_when_the_host_lets_it_go(spans: Spans) -> None:
     assert fails(fine_move), "implicit"
 
 
-def test_a_failed_generator_lets_its_exception_go_at_once(spans: Spans) -> None:
+@pytest.mark.usefixtures("spans")
+def test_a_failed_generator_lets_its_exception_go_at_once() -> None:
     held: list[weakref.ref[Any]] = []
 
     @loadspan.stage("read")
@@ -731,13 +730,14 @@ def test_a_failed_generator_lets_its_exception_go_at_once(spans: Spans) -> None:
         gc.enable()
 
 
-def test_a_context_copied_in_a_stage_keeps_no_module_and_no_tensor(spans: Spans) -> None:
+@pytest.mark.usefixtures("spans")
+def test_a_context_copied_in_a_stage_keeps_no_module_and_no_tensor() -> None:
     import torch
 
     kept = []
     with loadspan.load():
         module, state = layer(), {"weight": torch.zeros(500, 1000)}
-        module.register_load_state_dict_pre_hook(lambda *args: kept.append(contextvars.copy_context()))
+        module.register_load_state_dict_pre_hook(lambda *_: kept.append(contextvars.copy_context()))
         module.load_state_dict(state)
         held = [weakref.ref(module), weakref.ref(state["weight"])]
         del module, state
@@ -757,8 +757,7 @@ class BrokenModelError(Exception):
 def test_an_exception_without_text_reaches_the_host_unchanged(spans: Spans, caplog: pytest.LogCaptureFixture) -> None:
     error = BrokenModelError()
     with pytest.raises(BrokenModelError) as caught, loadspan.load(), loadspan.stage("read"):
-        rest()
-        raise error
+        fail(error)
     assert caught.value is error
     load = spans.load()
     assert [span["attributes"]["error.type"].rpartition(".")[2] for span in walk(load)] == ["BrokenModelError"] * 2
@@ -767,8 +766,7 @@ def test_an_exception_without_text_reaches_the_host_unchanged(spans: Spans, capl
 
 def test_the_interruption_of_a_load_is_its_failure(spans: Spans) -> None:
     with pytest.raises(KeyboardInterrupt), loadspan.load(), loadspan.stage("read"):
-        rest()
-        raise KeyboardInterrupt
+        fail(KeyboardInterrupt())
     load = spans.load()
     assert [span["attributes"]["error.type"] for span in walk(load)] == ["KeyboardInterrupt"] * 2
 
@@ -783,8 +781,7 @@ def test_the_type_of_an_exception_is_qualified(spans: Spans) -> None:
 
 def test_a_failed_call_brought_no_bytes(spans: Spans) -> None:
     with pytest.raises(OSError, match="x"), loadspan.load(), loadspan.stage("read", size=5):
-        rest()
-        raise OSError("x")
+        fail(OSError("x"))
     assert "loadspan.size" not in spans.load()["attributes"]
 
 
@@ -1003,7 +1000,7 @@ def test_after_uninstrument_calls_pass_through(spans: Spans, tmp_path: Path) -> 
     import safetensors
     import torch
 
-    stale = torch.load, safetensors.torch.load_file, torch.nn.Module.load_state_dict, torch.nn.Module._apply
+    stale = torch.load, safetensors.torch.load_file, torch.nn.Module.load_state_dict, torch.nn.Module._apply  # noqa: SLF001 - what is patched
     loadspan.LoadspanInstrumentor().uninstrument()
     path = checkpoint(tmp_path)
     model = layer()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from recorded import Spans, outline, walk
 from work import LONG, MB, fine, many_tensors, rest
 
 import loadspan
 from loadspan.instrument import recorder as recorder_module
 from loadspan.instrument.patching import Target
+from recorded import Spans, outline, walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,7 @@ def test_names_of_tensors_are_read_off_the_calls(spans: Spans, tmp_path: Path) -
 
 def test_of_attributes_a_tally_keeps_what_its_calls_have_in_common(spans: Spans) -> None:
     def row(**facts: Any) -> Target:
-        return Target(module="m", attribute="a", why="w", stage="read", facts=lambda args, kwargs: facts)
+        return Target(module="m", attribute="a", why="w", stage="read", facts=lambda *_: facts)
 
     with loadspan.load():
         fine(spans.recorder, "read", row=row(**{"loadspan.format": "gguf", "loadspan.read.method": "direct"}), path="/nowhere/a")
@@ -257,7 +258,7 @@ def test_a_long_tally_is_shown_in_segments_while_it_runs(spans: Spans, monkeypat
     assert 4 <= len(tallies) <= 7
     assert sum(tally["attributes"]["loadspan.operation.count"] for tally in tallies) == 30
     assert sum(tally["attributes"]["loadspan.size"] for tally in tallies) == 300
-    assert all(before["end"] < after["start"] for before, after in zip(tallies, tallies[1:], strict=False))
+    assert all(before["end"] < after["start"] for before, after in itertools.pairwise(tallies))
     busy = sum(tally["attributes"]["loadspan.busy_time"] for tally in tallies)
     assert busy == pytest.approx(spans.load()["attributes"]["loadspan.partition.read"], abs=0.001)
 

@@ -20,6 +20,12 @@ def rest(seconds: float = LONG) -> None:
         time.sleep(left)
 
 
+def fail(error: BaseException, seconds: float = LONG) -> None:
+    """Work for a while in vain."""
+    rest(seconds)
+    raise error
+
+
 def fine(recorder: Any, stage: str, size: int | None = None, *, seconds: float = 0.0, **facts: Any) -> None:
     """One fine call as a row makes it."""
     call = recorder.begin_fine(stage, **facts)
