@@ -79,7 +79,10 @@ def places() -> dict[tuple[str, str], tuple[Any, str]]:
     for row in (*crypto.ROWS, *key_derivation.ROWS):
         if row.module.startswith("Cryptodome"):
             continue  # the same code under another name, not installed beside it
-        owner: Any = importlib.import_module(row.module)
+        try:
+            owner: Any = importlib.import_module(row.module)
+        except ModuleNotFoundError:
+            continue  # an older release
         *path, name = row.attribute.split(".")
         for part in path:
             owner = getattr(owner, part, None)
@@ -153,10 +156,10 @@ def test_update_into_and_associated_data_are_counted_but_only_ciphertext_is_size
     with loadspan.load("m"):
         decryptor = stream(modes.GCM(NONCE[:12], encryptor.tag)).decryptor()
         decryptor.authenticate_additional_data(EXTRA)
-        output = bytearray(len(data))
+        output = bytearray(len(data) + 15)  # as releases before 44 ask for
         assert decryptor.update_into(data, output) == len(data)
         assert decryptor.finalize() == b""
-    assert output == PLAIN
+    assert output[: len(data)] == PLAIN
     found = decrypt(spans)
     assert (found["loadspan.size"], found["loadspan.operation.count"]) == (len(data), 3)
 
@@ -269,7 +272,7 @@ def test_a_decryptor_is_what_it_was_to_whoever_asks(recording: Callable[..., Spa
     assert isinstance(without, CipherContext)
     assert (with_tag.__class__, without.__class__) == (bare[0].__class__, bare[1].__class__)
     assert (dir(with_tag), dir(without)) == (dir(bare[0]), dir(bare[1]))
-    assert repr(without).startswith("<cryptography.hazmat.bindings._rust.openssl.ciphers.CipherContext object")
+    assert repr(without).partition(" at ")[0] == repr(bare[1]).partition(" at ")[0]
     assert not hasattr(without, "finalize_with_tag")
     with pytest.raises(AttributeError, match="has no attribute 'tag'"):
         _ = with_tag.tag
