@@ -8,6 +8,8 @@ A load that nobody declared begins with its first stage. It ends by meaning, not
 - A stage joins a load when it works on the same module, tensors, buffer or file, or when the load is pending and thread, task and current
   span are the same. Otherwise it opens a load of its own.
 - The same consumer on the same module again, with nothing new brought in between, is a repetition (a training loop) and no load at all.
+- A load that has only read may as well be a program going through its data. It takes no file that comes after a pause or after a minute,
+  and no read at all after ten; those that follow each other within a minute are repetitions, too.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ _SERIES = 1024
 _NANOSECONDS = 1_000_000_000
 _REPEAT_WINDOW = 60 * _NANOSECONDS
 _REPEATS_SHOWN = 2
+_OTHER_READS = 60 * _NANOSECONDS
+_READS = 600 * _NANOSECONDS
 
 
 class _Caller(threading.local):
@@ -89,7 +93,7 @@ class Question:
 
 def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now: int) -> OpenLoad | None:
     """The open implicit load that a stage belongs to; the newest of several, the best evidence first."""
-    newest = loads[::-1]
+    newest = [load for load in loads[::-1] if question.stage != names.READ or not _has_read(load, question, settings, now)]
     tests = (
         lambda load: any(load.knows(thing) for thing in question.things),
         lambda load: any(same_checkpoint(path, known) for path in question.paths for known in tuple(load.paths)),
@@ -97,6 +101,23 @@ def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now
         lambda load: question.module is not None and load.knows(question.module),
     )
     return next((load for test in tests for load in newest if test(load)), None)
+
+
+def only_read(load: OpenLoad) -> bool:
+    """Whether a load consists of nothing but reads so far."""
+    return (load.sizes().keys() | load.partition.totals.keys()) == {names.READ}
+
+
+def _has_read(load: OpenLoad, question: Question, settings: Settings, now: int) -> bool:
+    """Whether a load that has only read is to be left alone by a further read."""
+    if not only_read(load):
+        return False
+    known = tuple(load.paths)
+    if not question.paths or any(path in known for path in question.paths):
+        return now - load.start > _READS
+    paused = now - load.last_end > settings.idle_timeout * _NANOSECONDS
+    sharded = any(same_checkpoint(path, other) for path in question.paths for other in known)
+    return now - load.start > _OTHER_READS or (paused and not sharded)
 
 
 def _goes_on(load: OpenLoad, stage: str, settings: Settings, now: int) -> bool:
@@ -111,11 +132,12 @@ def _goes_on(load: OpenLoad, stage: str, settings: Settings, now: int) -> bool:
     return True
 
 
-def finished(load: OpenLoad, settings: Settings, now: int) -> bool:
-    """Whether an implicit load that is quiet has been so for long enough."""
+def finished(load: OpenLoad, settings: Settings, now: int, *, repeating: bool = False) -> bool:
+    """Whether an implicit load that is quiet has been so for long enough; *repeating* if others before it have only read."""
     if load.partition.shares:
         return False
-    wait = settings.pending_timeout if load.pending() else settings.idle_timeout
+    waits = load.pending() and not (repeating and only_read(load))
+    wait = settings.pending_timeout if waits else settings.idle_timeout
     return now - max(load.last_end, load.kept) >= wait * _NANOSECONDS
 
 
@@ -173,7 +195,11 @@ class Series:
 
 
 class Repetitions:
-    """Consumers that run again and again on one module with nothing new brought in between. Guarded by the recorder's lock."""
+    """
+    Consumers that run again and again on one module with nothing new brought in between. Guarded by the recorder's lock.
+
+    Loads that have only read are a series of their own, of no module.
+    """
 
     def __init__(self) -> None:
         self._series: OrderedDict[tuple[str, int], Series] = OrderedDict()
@@ -186,7 +212,7 @@ class Repetitions:
         now = time.perf_counter_ns()
         key = (stage, id(module))
         series = self._series.get(key)
-        if series is None or series.module is None or series.module() is not module:
+        if series is None or (module is not None and (series.module is None or series.module() is not module)):
             series = self._series[key] = Series(reference(module))
         # A call of a second or more is worth its own load each time, for example a model moved off and on a device.
         soon = now - series.last < _REPEAT_WINDOW and series.took < _NANOSECONDS
@@ -196,6 +222,11 @@ class Repetitions:
         while len(self._series) > _SERIES:
             self._series.popitem(last=False)
         return series.shown > _REPEATS_SHOWN
+
+    def expected(self, stage: str) -> bool:
+        """Whether the next load that has only read would be a repetition."""
+        series = self._series.get((stage, id(None)))
+        return series is not None and series.shown >= _REPEATS_SHOWN and time.perf_counter_ns() - series.last < _REPEAT_WINDOW
 
     def ended(self, stage: str, module: Any, took: int) -> None:
         """Note how long a call took that was shown as a load."""
@@ -212,9 +243,15 @@ class Repetitions:
             series.first = start
         series.count += 1
         series.last = series.end = end
-        series.took = end - start
+        series.took = end - start if module is not None else 0
         series.busy += end - start
         series.size += size or 0
+
+    def add_load(self, load: OpenLoad, end: int) -> None:
+        """Count a folded load that has only read."""
+        self.add(names.READ, None, load.start, end, load.sizes().get(names.READ))
+        series = self._series[names.READ, id(None)]
+        series.busy -= end - load.start - load.partition.totals.get(names.READ, 0)
 
     def take(self, now: int | None = None) -> list[tuple[str, Series]]:
         """Series to be told of: those that rest, or all where *now* is None. Each is told once."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
 
+_READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
 _IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
 
@@ -140,10 +141,9 @@ class Loads:
                 return
             failed = error if error is not None or load.explicit else load.failed
             found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
-            if load.held is not None:
-                if not self._worth(load):
-                    return
-                self._release(load)
+            if not load.explicit and ((load.held is not None and not self._worth(load)) or self._fold(load, end)):
+                return
+            self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
                 self.closed += 1
@@ -164,6 +164,23 @@ class Loads:
             load.failed is not None or sum(load.sizes().values()) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
         )
 
+    def _waits(self, load: OpenLoad) -> bool:
+        """Whether an implicit load has only read so far, for a moment or like those before it: then it may be folded when it ends."""
+        if load.failed is not None or not implicit.only_read(load):
+            return False
+        return load.last_end - load.start < _READ_SHORT or self.repetitions.expected(names.READ)
+
+    def _fold(self, load: OpenLoad, end: int) -> bool:
+        """Count a load that ends with those before it, if all have only read; whether it need not be shown."""
+        if load.failed is not None or not implicit.only_read(load):
+            return False
+        with self.lock:
+            folded = self.repetitions.again(names.READ, None) and load.held is not None
+            if folded:
+                self.repetitions.add_load(load, end)
+        self.on_open()
+        return folded
+
     def _release(self, load: OpenLoad) -> None:
         """Show an implicit load that was held back until it was worth it."""
         held, load.held = load.held, None
@@ -179,7 +196,7 @@ class Loads:
 
     def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
         """End a stage's span, or keep it until its implicit load is worth showing. The load's lock is held."""
-        if load.held is not None and self._worth(load):
+        if load.held is not None and self._worth(load) and not self._waits(load):
             self._release(load)
         if load.name and names.MODEL_NAME not in found:
             found[names.MODEL_NAME] = load.name
@@ -218,7 +235,8 @@ class Loads:
         """Close the implicit loads whose time is up, and tell of repetitions that rest. Called by the sampler."""
         now = time.perf_counter_ns()
         with self.lock:
-            finished = [load for load in self.implicit_loads() if implicit.finished(load, self.settings, now)]
+            repeating = self.repetitions.expected(names.READ)
+            finished = [load for load in self.implicit_loads() if implicit.finished(load, self.settings, now, repeating=repeating)]
             told = self.repetitions.take(now)
         for load in finished:
             self._finish(load, load.last_end, None)
