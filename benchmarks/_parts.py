@@ -1,0 +1,278 @@
+"""Costs of the parts: a call, a load, an idle patch, a start, memory and spans. Each function returns rows of the table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import timeit
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _measure
+import _scenarios
+from _measure import Row, differences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_US, _MS, _MB = 1e6, 1e3, 1e6
+_KIB = 1024
+_SPIN = 0.0015
+"""Seconds of a coarse call: over the millisecond from which it has a span."""
+_HOSTS = ("torch", "numpy", "safetensors", "transformers", "diffusers", "peft", "cryptography", "Crypto", "nacl")
+_START = "import sys; print(*(name for name in {hosts!r} if name in sys.modules))"
+
+
+def _decrypt() -> Callable[[], Any]:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher, nonce = AESGCM(bytes(32)), bytes(12)
+    sealed = cipher.encrypt(nonce, bytes(_KIB), None)
+    return lambda: cipher.decrypt(nonce, sealed, None)
+
+
+def _mean(work: Callable[[int], Any], count: int) -> float:
+    begun = time.perf_counter()
+    work(count)
+    return (time.perf_counter() - begun) / count
+
+
+# Calls inside a load
+
+
+def _in_a_load(work: Callable[[int], Any], count: int, *, open_load: bool) -> float:
+    import loadspan
+
+    with loadspan.load("benchmark") if open_load else contextlib.nullcontext():
+        return _mean(work, count)
+
+
+def _repeated(call: Callable[[], Any], count: int) -> None:
+    for _ in range(count):
+        call()
+
+
+class _Spinner:
+    """`load_state_dict` of a module whose own part takes an exact time."""
+
+    def __init__(self, seconds: float) -> None:
+        import torch
+
+        class Module(torch.nn.Linear):  # type: ignore[misc] # torch is not needed to check us
+            def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+                until = time.perf_counter() + seconds
+                super()._load_from_state_dict(*args, **kwargs)
+                while time.perf_counter() < until:
+                    pass
+
+        self._module = Module(4, 4)
+        self._state = self._module.state_dict()
+
+    def __call__(self) -> None:
+        self._module.load_state_dict(self._state)
+
+
+def calls(folder: Path, pairs: int, scale: float) -> list[Row]:
+    """A call inside a load, and the load itself."""
+    import safetensors
+    import torch  # noqa: F401 - the module of the handle's tensors
+
+    count, pairs = max(50, round(20_000 * scale)), 3 * pairs
+    _scenarios.write_flat(folder / _scenarios.MODEL, count, (4,))
+    plain = folder / "plain"
+    with plain.open("wb") as file:
+        file.truncate(64 << 20)
+
+    def tensors(count: int) -> None:
+        with safetensors.safe_open(folder / _scenarios.MODEL, framework="pt") as file:
+            get = file.get_tensor
+            for index in range(count):
+                get(f"p{index}")
+
+    def reads(count: int) -> None:
+        with open(plain, "rb") as file:  # noqa: PTH123 - what hosts call
+            for _ in range(count):
+                file.read(1)
+                file.seek(0)
+
+    def row(what: str, work: Callable[[int], Any], count: int, most: float) -> Row:
+        measure = partial(_in_a_load, work, count)
+        found = differences(partial(measure, open_load=False), partial(measure, open_load=True), pairs, folder / "runs")
+        return Row(what=f"{what}, over bare", unit="us", values=[value * _US for value in found], most=most)
+
+    return [
+        row("fine call: safe_open.get_tensor", tensors, count, 3),
+        row("fine call: AESGCM.decrypt of 1 KiB", partial(_repeated, _decrypt()), count, 3),
+        row("fine call: read and seek of a large file", reads, count, 3),
+        row("coarse call: load_state_dict of 1.5 ms", partial(_repeated, _Spinner(_SPIN)), 50, 100),
+        row("short coarse call: load_state_dict of 4 x 4", partial(_repeated, _Spinner(0)), max(50, count // 10), 100),
+        _open_close(folder, pairs),
+    ]
+
+
+def _open_close(folder: Path, pairs: int) -> Row:
+    import loadspan
+
+    def loads(count: int) -> None:
+        for _ in range(count):
+            with loadspan.load("benchmark"):
+                pass
+
+    found = differences(lambda: 0.0, lambda: _mean(loads, 20), pairs, folder / "runs")
+    return Row(what="load, opened and closed", unit="ms", values=[value * _MS for value in found], most=2)
+
+
+# Patched functions while no load is open
+
+
+def _quick(call: Callable[[], Any], number: int) -> float:
+    """Seconds of one call: the least of several loops, which other programs disturbed least."""
+    return min(timeit.repeat(call, number=number, repeat=9)) / number
+
+
+def _submits(number: int) -> Callable[[], Any]:
+    """Submit jobs while the worker waits, then let it do them: two threads in turn would measure the scheduler."""
+
+    def work() -> None:
+        gate = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(gate.wait)
+            for _ in range(number):
+                pool.submit(int)
+            gate.set()
+
+    return work
+
+
+def _thread() -> None:
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+
+
+def _opened(path: Path, mode: str) -> Callable[[], Any]:
+    return lambda: open(path, mode).close()  # noqa: PTH123 - what hosts call
+
+
+def idle(folder: Path, pairs: int, scale: float) -> list[Row]:
+    """Patched functions while nothing is being loaded."""
+    import torch  # noqa: F401 - a program that has loaded its model, so that everything is patched
+
+    pairs, number = 5 * pairs, max(10, round(500 * scale))
+    small = folder / "small.txt"
+    small.write_text("small\n" * 100)
+
+    def row(what: str, call: Callable[[], Any], number: int, each: int = 1) -> Row:
+        found = differences(partial(_quick, call, number), partial(_quick, call, number), pairs, folder / "runs")
+        values = [value / each * _US for value in found]
+        return Row(what=f"no load open: {what}, over bare", unit="us", values=values, most=0.5)
+
+    return [
+        row("AESGCM.decrypt of 1 KiB", _decrypt(), 4 * number),
+        row("open() of a small text file", _opened(small, "r"), number),
+        row("open() of a small binary file", _opened(small, "rb"), number),
+        row("ThreadPoolExecutor.submit and its job", _submits(number), 1, number),
+        row("Thread.start, run and join", _thread, number // 4 + 1),
+    ]
+
+
+# Start of a program
+
+
+def start(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001 - the interface
+    """Start of Python programs, instrumented as by the launcher, with loadspan and without."""
+    from opentelemetry.instrumentation import auto_instrumentation
+
+    hook = str(Path(auto_instrumentation.__file__).parent)
+    base = os.environ | {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")} | {"PYTHONPATH": hook}
+    command = [sys.executable, "-c", _START.format(hosts=_HOSTS)]
+    imported: set[str] = set()
+
+    def seconds(environ: dict[str, str]) -> tuple[float, float]:
+        begun, cpu = time.perf_counter(), _children_cpu()
+        done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
+        imported.update(done.stdout.split())
+        return time.perf_counter() - begun, _children_cpu() - cpu
+
+    without = base | {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "loadspan"}
+    walls, cpus = [], []
+    for number in range(3 * pairs + 1):
+        first = seconds(base if number % 2 else without)
+        second = seconds(without if number % 2 else base)
+        (wall, cpu), (bare_wall, bare_cpu) = (first, second) if number % 2 else (second, first)
+        if number:
+            walls.append((wall - bare_wall) * _MS)
+            cpus.append((cpu - bare_cpu) * _MS)
+    note = f"CPU time {_measure.spread(cpus)} ms"
+    return [
+        Row(what="import loadspan and instrument(), over opentelemetry-instrument", unit="ms", values=walls, most=30, note=note),
+        Row(what="host libraries imported by it", values=[len(imported)], most=0, note=", ".join(sorted(imported))),
+    ]
+
+
+def _children_cpu() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+# Memory and spans
+
+
+def _peak(work: Callable[[], Any]) -> float:
+    """Most bytes of Python objects that *work* had at a time."""
+    from loadspan.instrument.live import recorder
+
+    tracemalloc.start()
+    try:
+        made = work()
+        recorder.close_all()
+        peak = tracemalloc.get_traced_memory()[1]
+        del made
+    finally:
+        tracemalloc.stop()
+    return peak
+
+
+def _more_memory(what: str, work: Callable[[], Any], folder: Path) -> list[Row]:
+    found = differences(partial(_peak, work), partial(_peak, work), 1, folder)
+    loads = _measure.loads_in(folder / "1")
+    return [
+        Row(what=f"memory of a load: {what}", unit="MB", values=[value / _MB for value in found], most=2),
+        Row(what=f"spans of a load: {what}", values=[_measure.span_count(loads)] if loads else [], most=500),
+    ]
+
+
+def _get_all(path: Path, keys: Sequence[str]) -> None:
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        for key in keys:
+            file.get_tensor(key)
+
+
+def memory(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001 - memory does not vary
+    """Memory and spans at many tensors, tensor by tensor and in calls that take them all."""
+    rows = []
+    for full in (20_000, 100_000):
+        count = max(10, round(full * scale))
+        place = folder / str(full)
+        place.mkdir()
+        # Large enough for an implicit load to be worth showing.
+        _scenarios.write_flat(place / _scenarios.MODEL, count, (64,))
+        keys = [f"p{index}" for index in range(count)]
+        rows += _more_memory(f"{count:,} get_tensor calls", partial(_get_all, place / _scenarios.MODEL, keys), place / "fine")
+        modules = [_scenarios.fresh_flat(place) for _ in range(4)]
+        work = partial(lambda place, modules: _scenarios.load_whole(place, modules.pop()), place, modules)
+        rows += _more_memory(f"{count:,} tensors, load_file, load_state_dict, .to(bfloat16)", work, place / "coarse")
+    return rows
+
+
+PARTS = {"calls": calls, "idle": idle, "start": start, "memory": memory}
+NEEDS = {"calls": ("torch", "safetensors", "cryptography"), "idle": ("torch", "cryptography"), "memory": ("torch", "safetensors")}
