@@ -44,6 +44,7 @@ class Burst:
         "_busy",
         "_count",
         "_frame",
+        "_joined",
         "_last",
         "_load",
         "_major",
@@ -67,12 +68,11 @@ class Burst:
         self._thread = get_ident()
         self._running = running
         self._until = self._last = 0
+        self._joined = False
+        """Whether the tally collects from this burst."""
         self._usage: Any = None
         self._count = self._size = self._busy = self._storage_read = self._major = 0
         self._told = (0, 0, 0, 0, 0)
-        if tally is not None:
-            with tally.load.lock:
-                tally.bursts += (self,)
 
     def goes_on(self, now: int) -> bool:
         """Whether a call that begins now need not be announced."""
@@ -108,20 +108,24 @@ class Burst:
     def renew(self, took: int, size: int) -> None:
         """An announced call has ended: go on for a while, if it was fast."""
         if took <= _SLOW or size >= took * _MEMORY:
-            self._usage = _usage() if self._tally is not None else None
+            if self._tally is not None:
+                self._usage = _usage()
+                if not self._joined:
+                    self._join(self._tally)
             self._last = perf_counter_ns()
             self._until = self._last + _GOES_ON
         else:
             self._until = 0
 
-    def end(self) -> None:
-        """No call follows: tell what was counted."""
-        self._until = 0
-        tally = self._tally
-        if tally is not None:
-            with tally.load.lock:
-                tally.collect()
-                tally.bursts = tuple(burst for burst in tally.bursts if burst is not self)
+    def _join(self, tally: Tally) -> None:
+        """Be collected from, and let go of bursts that are over: nobody tells when a file is closed."""
+        now = perf_counter_ns()
+        with tally.load.lock:
+            tally.collect()
+            for burst in tally.bursts:
+                burst._joined = now < burst._until  # noqa: SLF001 - of this class
+            tally.bursts = (*(burst for burst in tally.bursts if burst._joined), self)  # noqa: SLF001 - as above
+            self._joined = True
 
     def tell(self) -> None:
         """Add to the tally what was counted since the last time. The load's lock is held."""

@@ -317,12 +317,9 @@ class Recorder(Stages):
         running = self._local.running
         tally = call.tally if call is not None else None
         each = bool(running) or (call is not None and (tally is None or call.nodes is not None or tally.load.closed))
-        if old is not None and (each or not old.follows(tally)):
-            old.end()
-            old = None
         if each:
             return None
-        burst = old or Burst(self, tally, running)
+        burst = old if old is not None and old.follows(tally) else Burst(self, tally, running)
         burst.renew(took, size)
         return burst
 

@@ -116,11 +116,7 @@ class _File(io.FileIO):
             recorder.end_fine(call, size, None, result if isinstance(result, bytes) else None)
         self._burst = recorder.follow(call, took, size, self._burst)
 
-    def close(self) -> None:
-        burst, self._burst = self._burst, None
-        if burst is not None:
-            safely(burst.end)
-        super().close()
+    # No `close` here: a warning about a file that was left open is given in it, and would be about this line.
 
     def __repr__(self) -> str:
         # Some versions print the name of the type as it is in C.
