@@ -119,33 +119,31 @@ class Model:
     """A base model on the device, with at most one adapter merged into it. Not for two threads at once."""
 
     def __init__(self, path: Path, passphrase: bytes, device: str) -> None:
-        self._name, self._device = path.stem, device
-        self._adapter: str | None = None
+        self._device = device
+        self.adapter: str | None = None
         config = Config(**json.loads(path.with_suffix(".json").read_text()))
-        with loadspan.load(self._name):
-            state = safetensors.torch.load(decrypt_chunked(path, passphrase))
-            with loadspan.stage("initialize"), torch.device("meta"):
-                self._module = Transformer(config)
-            self._module.load_state_dict(state, assign=True)
-            # Stay in host memory: a merge begins from these, since to subtract the last delta again would leave rounding errors.
-            self._attention = {name: tensor for name, tensor in state.items() if name.split(".")[-2] in ATTENTION}
-            del state  # else the other weights would stay, too, until this function ends
-            self._module.to(device)
+        plain = decrypt_chunked(path, passphrase)
+        with loadspan.stage("deserialize"):
+            state = safetensors.torch.load(plain)
+            del plain  # hundreds of megabytes take their time to be given back
+        with loadspan.stage("initialize"), torch.device("meta"):
+            self._module = Transformer(config)
+        self._module.load_state_dict(state, assign=True)
+        # Stay in host memory: a merge begins from these, since to subtract the last delta again would leave rounding errors.
+        self._attention = {name: tensor for name, tensor in state.items() if name.split(".")[-2] in ATTENTION}
+        del state  # else the other weights would stay, too, until this function ends
+        self._module.to(device)
 
-    def switch(self, name: str | None, cache: AdapterCache) -> tuple[bool, bool | None]:
-        """Merge the adapter *name*, or none. Return whether there was something to do, and whether the cache had it."""
-        if name == self._adapter:
-            return False, None
-        hit = None
-        with loadspan.load(f"{self._name}+{name}" if name else self._name):
-            weights = self._attention
-            if name is not None:
-                adapter, hit = cache.get(name)
-                weights = adapter.merge(weights)
-            self._module.load_state_dict(weights, strict=False, assign=True)
-            self._module.to(self._device)
-        self._adapter = name
-        return True, hit
+    def switch(self, name: str | None, cache: AdapterCache) -> bool | None:
+        """Merge the adapter *name*, or none, instead of the one that is in. Return whether the cache had it."""
+        hit, weights = None, self._attention
+        if name is not None:
+            adapter, hit = cache.get(name)
+            weights = adapter.merge(weights)
+        self._module.load_state_dict(weights, strict=False, assign=True)
+        self._module.to(self._device)
+        self.adapter = name
+        return hit
 
     @torch.no_grad()
     def generate(self) -> tuple[list[int], str]:
@@ -189,15 +187,11 @@ class Models:
             raise UnknownNameError(f"no base model {base!r}")
         with self._locks[base]:
             model = self._resident.get(base)
-            loaded = [] if model else [base]
-            if model is None:
-                # Replaces the dictionary: the device has room for one. A request still running on the old model keeps it until it ends.
-                self._resident = {}
-                model = Model(self._folder / "base" / f"{base}.enc", self._passphrase, self.device)
-                self._resident = {base: model}
-            switched, hit = model.switch(adapter, self._adapters)
-            if switched:
-                loaded.append(f"{base}+{adapter}" if adapter else base)
+            loaded, hit = None, None
+            if model is None or model.adapter != adapter:
+                loaded = f"{base}+{adapter}" if adapter else base
+                with loadspan.load(loaded):
+                    model, hit = self._bring(model, base, adapter)
             tokens, checksum = model.generate()
         return {
             "base": base,
@@ -208,6 +202,16 @@ class Models:
             "tokens": tokens,
             "checksum": checksum,
         }
+
+    def _bring(self, model: Model | None, base: str, adapter: str | None) -> tuple[Model, bool | None]:
+        """Load the base model if it is not *model*, and merge the adapter."""
+        if model is None:
+            # Replaces the dictionary: the device has room for one. A request still running on the old model keeps it until it ends.
+            self._resident = {}
+            model = Model(self._folder / "base" / f"{base}.enc", self._passphrase, self.device)
+            self._resident = {base: model}
+        hit = model.switch(adapter, self._adapters) if adapter != model.adapter else None
+        return model, hit
 
 
 class Handler(BaseHTTPRequestHandler):

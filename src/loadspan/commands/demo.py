@@ -36,10 +36,10 @@ _START_TIMEOUT = 300.0
 _STOP_TIMEOUT = 60.0
 _REQUEST_TIMEOUT = 600.0
 _REQUESTS = (
-    ("/generate", "the base model: read, decrypt, deserialize, to_device"),
-    ("/generate?adapter=a", "adapter a: read, decrypt, merge, to_device"),
+    ("/generate?adapter=a", "the base model, read, decrypted and moved to the device, and adapter a merged into it"),
     ("/generate?adapter=b", "adapter b instead"),
-    ("/generate?adapter=a", "adapter a again: from the server's cache, merge, to_device"),
+    ("/generate?adapter=a", "adapter a again, from the server's cache"),
+    ("/generate", "the base model alone"),
 )
 _PAUSE = 0.4  # the waterfall of one request is on the terminal before the next request is announced
 _FAKE = "fakegpu"
@@ -226,7 +226,7 @@ def _summarize(answers: list[_Answer]) -> None:
     """Print a line per request, and what its figures are worth."""
     width = max(len(answer.path) for answer in answers)
     for answer in answers:
-        outcome = answer.error or f"loaded {', '.join(answer.content['loaded'])}{'  (cache hit)' if answer.content['cache_hit'] else ''}"
+        outcome = answer.error or f"loaded {answer.content['loaded']}{'  (cache hit)' if answer.content['cache_hit'] else ''}"
         _say(f"{answer.path:{width}}  {units.seconds(answer.seconds):>7}  {outcome}")
     devices = {answer.content["device"] for answer in answers if not answer.error}
     for device in sorted(devices):

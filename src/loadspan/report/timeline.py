@@ -143,9 +143,16 @@ def _folded(hidden: list[Span]) -> Iterator[Row]:
     yield Row(label=f"{_count(len(hidden))} shorter", facts=tuple(facts))
 
 
+def _seconds(span: Span) -> float | None:
+    """Seconds that a stage took: of many calls, one after the other, those inside the calls, as the throughput counts them."""
+    busy, duration = span.number(names.BUSY_TIME), span.duration
+    calls, at_once = span.number(names.OPERATION_COUNT) or 0, span.number(names.CONCURRENCY)
+    return busy if busy is not None and calls > 1 and at_once == 1 and not span.children else duration
+
+
 def _row(span: Span, depth: int, origin: int, end: int) -> Row:
     """The row of one stage or inner load."""
-    seconds, size = span.duration, _size(span)
+    seconds, size = _seconds(span), _size(span)
     throughput = span.number(names.THROUGHPUT)
     return Row(
         label=span.name or "unnamed",
@@ -182,7 +189,9 @@ def _gaps(children: Iterable[Span], start: int, end: int) -> Iterator[tuple[int,
 
 
 def _exclusive(span: Span) -> float | None:
-    """Seconds in which none of its children ran."""
+    """Seconds that were its own: as recorded, else those in which none of its children ran."""
+    if (own := span.number(names.BUSY_TIME)) is not None:
+        return own
     if span.end is None:
         return None
     return sum(end - start for start, end in _gaps(span.children, span.start, span.end)) / 1e9
