@@ -167,7 +167,7 @@ class Ended:
     def remember(self, load: OpenLoad, span_context: Any) -> None:
         """Remember what *load* worked on."""
         for key, ref in list(load.subjects.items()):
-            if not isinstance(ref, int) and hasattr(ref(), "load_state_dict"):
+            if not isinstance(ref, int) and hasattr(type(ref()), "load_state_dict"):  # of the type: an object may make its attributes up
                 self._modules[key] = (ref, span_context)
                 self._modules.move_to_end(key)
         while len(self._modules) > _REMEMBERED:

@@ -156,26 +156,26 @@ class Patches:
         self._waiting = {}
         for row in rows:
             self._waiting.setdefault(row.module, []).append(row)
+        swaps: dict[int, tuple[Any, Any]] = {}
         for module in self._waiting:
             if module in sys.modules:
-                self._install_module(module, late=True)
+                self._install_module(module, swaps)
             elif module not in self._hooked:
                 self._hooked.add(module)
                 wrapt.register_post_import_hook(self._imported, module)
+        if swaps:
+            self._rebind(swaps)  # once for all: it looks at every name of every module
 
     def _imported(self, module: Any) -> None:
         # An exception here would make the host's import fail. A hook cannot be taken back, so it asks whether it is still wanted.
         with guard:
             if self.active:
-                self._install_module(module.__name__, late=False)
+                self._install_module(module.__name__, {})
 
-    def _install_module(self, module: str, *, late: bool) -> None:
-        swaps: dict[int, tuple[Any, Any]] = {}
+    def _install_module(self, module: str, swaps: dict[int, tuple[Any, Any]]) -> None:
         for row in self._waiting.get(module, ()):
             with guard:
                 self._install_row(row, swaps)
-        if late and swaps:
-            self._rebind(swaps)
 
     def _install_row(self, row: Target, swaps: dict[int, tuple[Any, Any]]) -> None:
         try:
