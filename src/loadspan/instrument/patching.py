@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -190,6 +191,8 @@ class Patches:
         ours = self._make(row, original)
         if ours is None:
             return
+        if isinstance(ours, FunctionType) and not hasattr(original, "__module__"):
+            ours.__module__ = owner.__module__  # a method of a C type has none: `pickle` finds it through the type's
         try:
             setattr(owner, name, ours)
         except (AttributeError, TypeError) as error:

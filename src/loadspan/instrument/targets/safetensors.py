@@ -7,6 +7,7 @@ handles that are open already. Its default back end maps the file, so tensors on
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ def _lazy(device: Any, back_end: Any) -> bool:
 def _replace_init(original: Any) -> Any:
     """`__init__` runs right after a successful open and gets its arguments; the class has none of its own, only `object`'s."""
 
+    @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         if recorder.active:
             safely(_opened, self, args, kwargs)
@@ -106,6 +108,7 @@ def _fine(attribute: str, why: str, handles: _Handles) -> Target:
 def _replace_get_slice(original: Any) -> Any:
     """A slice is lazy itself, and does not know its file: it is told here. Its type is reachable only through an instance."""
 
+    @functools.wraps(original)
     def get_slice(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
         if recorder.active:
