@@ -252,8 +252,11 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
         return begin(stage, row, args, kwargs, 0, path(args, kwargs) if path is not None else None)
 
     def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
-        moved = size(result, args, kwargs) if size is not None else None
-        took = end(call, moved, None, result)
+        moved = None
+        try:
+            moved = size(result, args, kwargs) if size is not None else None
+        finally:
+            took = end(call, moved, None, result)  # whatever became of the size: the call is over
         if took and label is not None:
             recorder.name_slow(call, took, moved, label(args, kwargs))
 

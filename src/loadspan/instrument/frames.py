@@ -218,6 +218,7 @@ class OpenLoad(_Described):
         "gap",
         "handle",
         "held",
+        "inside",
         "kept",
         "last_end",
         "later",
@@ -230,6 +231,7 @@ class OpenLoad(_Described):
         "partition",
         "pending_tensors",
         "raw_pending",
+        "solo",
         "spans",
         "stages",
         "start",
@@ -266,9 +268,13 @@ class OpenLoad(_Described):
         self.last_end = start
         self.fresh = False
         """True for an implicit load that no call has entered yet."""
+        self.thread = threading.get_ident()
+        self.solo = self.thread
+        """The one thread that has called anything in this load, 0 once a second has: while there is one, its fine calls can be quick."""
+        self.inside: Tally | None = None
+        """Tally of the quick call that runs now."""
         self.kept = start
         """When a call last found that it belongs here: its time is not up before the call has entered it."""
-        self.thread = threading.get_ident()
         self.thread_name = threading.current_thread().name
         self.threads: set[int] = set()
         self.muted = False
@@ -310,6 +316,11 @@ class OpenLoad(_Described):
             if tally.size:
                 found[tally.name] = found.get(tally.name, 0) + tally.size
         return found
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call of this load runs now."""
+        return bool(self.partition.shares) or self.inside is not None
 
     def restart(self, start: int) -> None:
         """Begin at *start*: opening took us some time, which is not the load's."""

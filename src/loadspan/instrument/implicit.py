@@ -125,7 +125,7 @@ def _goes_on(load: OpenLoad, stage: str, settings: Settings, now: int) -> bool:
     if not load.pending():
         # Consumers in a row with nothing brought before them, for example `.to()` on one component after the other.
         bare = stage not in names.SOURCE_STAGES and not names.SOURCE_STAGES & load.sizes().keys()
-        return bool(load.partition.shares) or bare
+        return load.busy or bare
     if stage in names.SOURCE_STAGES and not load.raw_pending:
         # New bytes while tensors wait: the next file of this load if it follows soon, another load if it comes after a pause.
         return now - load.last_end <= settings.idle_timeout * _NANOSECONDS
@@ -134,7 +134,7 @@ def _goes_on(load: OpenLoad, stage: str, settings: Settings, now: int) -> bool:
 
 def finished(load: OpenLoad, settings: Settings, now: int, *, repeating: bool = False) -> bool:
     """Whether an implicit load that is quiet has been so for long enough; *repeating* if others before it have only read."""
-    if load.partition.shares:
+    if load.busy:
         return False
     waits = load.pending() and not (repeating and only_read(load))
     wait = settings.pending_timeout if waits else settings.idle_timeout

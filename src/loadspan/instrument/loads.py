@@ -129,6 +129,7 @@ class Loads:
                 self.loads.remove(load)
         facts = self._facts(load)
         with load.lock:
+            self.contend(load)
             self.collect(load)
             if load.explicit:
                 self.settle_gap(load, end)
@@ -227,7 +228,7 @@ class Loads:
     def _close_quiet(self, where: tuple[int, int, int]) -> None:
         """Close the implicit loads of one thread and task that wait: something else begins there."""
         with self.lock:
-            quiet = [load for load in self.implicit_loads() if load.origin[:2] == where[:2] and not load.partition.shares]
+            quiet = [load for load in self.implicit_loads() if load.origin[:2] == where[:2] and not load.busy]
         for load in quiet:
             self._finish(load, load.last_end, None)
 
@@ -248,7 +249,7 @@ class Loads:
             left = self.implicit_loads()
             told = self.repetitions.take()
         for load in left:
-            self._finish(load, time.perf_counter_ns() if load.partition.shares else load.last_end, None)
+            self._finish(load, time.perf_counter_ns() if load.busy else load.last_end, None)
         self._tell(told)
 
     def _tell(self, told: list[tuple[str, implicit.Series]]) -> None:
@@ -295,6 +296,8 @@ class Loads:
         """Time belongs to *nodes* from *now* on. The load's lock is held."""
         for outer, node in self._levels(load, nodes):
             with outer.lock:
+                if outer.solo and (outer.inside is not None or outer.solo != threading.get_ident()):
+                    self.contend(outer)
                 if outer.gap:
                     self.settle_gap(outer, now)
                 outer.partition.enter(node, now)
@@ -311,6 +314,16 @@ class Loads:
         for outer, node in self._levels(load, nodes):
             with outer.lock:
                 outer.partition.settle(node, name)
+
+    def contend(self, load: OpenLoad) -> None:
+        """A second thread calls something, or something is called inside a quick call: from now on every call enters. The lock is held."""
+        # In this order, as the quick call that ends looks at them in the other: one of the two sides sees the other.
+        load.solo = 0
+        inside = load.inside
+        if inside is not None and not inside.nodes[0].open:
+            for outer, node in self._levels(load, inside.nodes):
+                with outer.lock:
+                    outer.partition.enter(node, inside.begun)
 
     def claim(self, load: OpenLoad, nodes: list[Node], nanoseconds: int, now: int) -> None:
         """Time before *now* that was given to what is around *nodes* was theirs. The load's lock is held."""
@@ -373,7 +386,13 @@ class Loads:
     def collect(self, frame: OpenLoad | OpenStage) -> None:
         """Count what the tallies of *frame* were not yet told of. The load's lock is held."""
         for tally in frame.tallies.values():
-            tally.collect()
+            self._collect(tally)
+
+    def _collect(self, tally: Tally) -> None:
+        tally.collect()
+        if tally.quick:
+            quick, tally.quick = tally.quick, 0
+            self.claim(tally.load, tally.nodes, quick, tally.last)
 
     def flush_tallies(self, load: OpenLoad, frame: OpenLoad | OpenStage) -> None:
         """Show the tallies of a frame that closes. The load's lock is held."""
@@ -382,7 +401,7 @@ class Loads:
 
     def emit(self, load: OpenLoad, tally: Tally) -> None:
         """Show what a tally has counted since the last time. The load's lock is held."""
-        tally.collect()
+        self._collect(tally)
         if not tally.count:
             return
         if tally.size:

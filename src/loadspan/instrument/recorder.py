@@ -81,7 +81,7 @@ class Recorder(Stages):
         kwargs: Kwargs | None = None,
         chunk: int = 0,
         path: str | None = None,
-    ) -> FineCall | None:
+    ) -> FineCall | Tally | None:
         """
         Begin a fine call; None if it is not to be recorded.
 
@@ -93,6 +93,9 @@ class Recorder(Stages):
             chunk: Bytes asked for, where that is known beforehand.
             path: File the call is about, where that is known.
         """
+        tally = self._quick(stage, row, chunk, path)
+        if tally is not None:
+            return tally
         running = self._local.running
         if running and any(call.stage == stage for call in running):
             return None  # the outermost of nested calls counts
@@ -102,7 +105,8 @@ class Recorder(Stages):
             if frame is None:
                 return None
         load = frame.load
-        if load.muted:
+        inside = load.inside if load.solo == threading.get_ident() else None
+        if load.muted or (inside is not None and inside.name == stage):
             return None
         if stage in frame.stages:
             call = FineCall(stage, None, self.same(frame, stage))
@@ -120,10 +124,11 @@ class Recorder(Stages):
             tally = self._describe(frame, stage, row, args, kwargs or {}, path)
         call = FineCall(stage, tally, None)
         nodes = tally.nodes
-        if running and running[-1].tally is not None:
+        around = inside or (running[-1].tally if running else None)
+        if around is not None:
             with load.lock:
                 # Inside a fine call of another stage: time is taken from that one, not from the frame around both.
-                nodes = call.nodes = self.nodes(stage, frame, running[-1].tally)
+                nodes = call.nodes = self.nodes(stage, frame, around)
         running.append(call)
         if chunk >= _DEEP:
             call.scheduled = counters.scheduled()
@@ -140,11 +145,74 @@ class Recorder(Stages):
             tally.active += 1
             if tally.active > tally.concurrency:
                 tally.concurrency = tally.active
-            if load.gap or load.parent is not None:
-                self.enter(load, nodes, now)
-            else:
-                load.partition.enter(nodes[0], now)
+            self.enter(load, nodes, now)
         return call
+
+    def _quick(self, stage: str, row: Target | None, chunk: int, path: str | None) -> Tally | None:
+        """
+        Begin a quick call: one of a known target and file, in a load that has one thread. None if it is not.
+
+        It enters nothing and takes no lock: its time, until it is collected, is that of what is around it.
+        """
+        frame = current.get()
+        if frame is None:
+            frame = self._local.last
+            if frame is None or path is None:
+                return None
+        load = frame.load
+        tally = frame.tallies.get(stage)
+        if (
+            tally is None
+            or load.solo != threading.get_ident()
+            or load.inside is not None
+            or load.gap
+            or tally.row is not row
+            or chunk >= _DEEP
+            or (path is not None and path not in tally.paths)
+            or self._local.running
+            or load.closed
+        ):
+            return None
+        if _getrusage is not None:
+            tally.usage = _getrusage(_THREAD)
+        tally.begun = time.perf_counter_ns()
+        load.inside = tally
+        if load.solo:
+            return tally
+        load.inside = None  # a second thread came in between
+        with load.lock:
+            for outer, node in self._levels(load, tally.nodes):
+                if node.open:  # and has seen the call
+                    outer.partition.leave(node, tally.begun)
+        return None
+
+    def _end_quick(self, tally: Tally, size: int | None, error: BaseException | None, result: Any) -> int:
+        """End a quick call."""
+        now = time.perf_counter_ns()
+        usage = _getrusage(_THREAD) if _getrusage is not None else None
+        load, begun = tally.load, tally.begun
+        load.last_end = now
+        load.inside = None
+        took = now - begun
+        if load.solo:
+            tally.quick += took
+        else:
+            with load.lock:
+                for outer, node in self._levels(load, tally.nodes):
+                    if node.open:
+                        outer.partition.leave(node, now)
+        if load.closed:
+            return 0
+        if not tally.first:
+            tally.first = begun
+        if not tally.concurrency:
+            tally.concurrency = 1
+        outer_stage = tally.parent
+        if outer_stage is not None and outer_stage.thread == threading.get_ident():
+            outer_stage.nested += took
+        if usage is not None:
+            self._charge(tally, tally.usage, usage)
+        return self._counted(tally, took, now, size, error, result)
 
     def _describe(self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> Tally:
         """The tally of a call of another target than the one before, or from a thread or about a file that it has not seen."""
@@ -210,13 +278,15 @@ class Recorder(Stages):
         return buffer is not None and id(getattr(buffer, "obj", buffer)) == local.made
 
     def end_fine(
-        self, call: FineCall, size: int | None, error: BaseException | None = None, result: Any = None, *, deferred: bool = False
+        self, call: FineCall | Tally, size: int | None, error: BaseException | None = None, result: Any = None, *, deferred: bool = False
     ) -> int:
         """
         End a fine call; returns the nanoseconds it took if its name is worth knowing, else 0.
 
         An implicit load remembers *result* by weak reference, to recognize it later.
         """
+        if isinstance(call, Tally):
+            return self._end_quick(call, size, error, result)
         now = time.perf_counter_ns()
         usage = _getrusage(_THREAD) if call.usage is not None and _getrusage is not None else None
         running = self._local.running
@@ -230,13 +300,9 @@ class Recorder(Stages):
             return 0
         load = tally.load
         with load.lock:
-            if call.nodes is not None or load.parent is not None:
-                self.leave(load, call.nodes or tally.nodes, now)
-                if call.nodes is not None:
-                    self.settle(load, call.nodes, tally.name)
-            else:
-                load.partition.leave(tally.nodes[0], now)
-                load.last_end = now
+            self.leave(load, call.nodes or tally.nodes, now)
+            if call.nodes is not None:
+                self.settle(load, call.nodes, tally.name)
             if load.closed:
                 return 0
             took = now - call.begun
@@ -244,35 +310,45 @@ class Recorder(Stages):
             if outer is not None and not running and outer.thread == threading.get_ident():
                 outer.nested += took
             tally.active -= 1
-            tally.count += 1
-            tally.busy += took
-            tally.last = now
-            if size is not None and error is None:
-                tally.size += size
-                tally.sized = True
             if usage is not None:
-                before = call.usage
-                tally.measured = True
-                tally.storage_read += (usage.ru_inblock - before.ru_inblock) * _BLOCK
-                tally.major += usage.ru_majflt - before.ru_majflt
-                tally.minor += usage.ru_minflt - before.ru_minflt
+                self._charge(tally, call.usage, usage)
             if call.scheduled is not None:
                 tally.block(took, call.scheduled, counters.scheduled())
             if deferred:
                 tally.deferred = True
-            load.failed = None
-            if error is not None:
-                load.failed = tally.error = self.failed(tally, error)
-            elif not load.explicit and not tally.apart:
+            return self._counted(tally, took, now, size, error, result)
+
+    def _charge(self, tally: Tally, before: Any, after: Any) -> None:
+        """Add what the kernel counted for the calling thread during one call."""
+        tally.measured = True
+        tally.storage_read += (after.ru_inblock - before.ru_inblock) * _BLOCK
+        tally.major += after.ru_majflt - before.ru_majflt
+        tally.minor += after.ru_minflt - before.ru_minflt
+
+    def _counted(self, tally: Tally, took: int, now: int, size: int | None, error: BaseException | None, result: Any) -> int:  # noqa: PLR0913, PLR0917 - a call's facts, once for every tensor
+        """Count a call that ended."""
+        load = tally.load
+        tally.count += 1
+        tally.busy += took
+        tally.last = now
+        load.failed = None
+        if error is not None:
+            load.failed = tally.error = self.failed(tally, error)
+        else:
+            if size is not None:
+                tally.size += size
+                tally.sized = True
+            if not load.explicit and not tally.apart:
                 self._local.made = id(result)
                 if tally.count <= _SAMPLE:
                     load.learn((result,))
                     implicit.consumed(load, tally.name, (), (result,))
-            slow = took if len(tally.slowest) < SLOWEST or took > tally.slowest[0][0] else 0
-            if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
+        slow = took if len(tally.slowest) < SLOWEST or took > tally.slowest[0][0] else 0
+        if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
+            with load.lock:
                 load.spans += 1
                 self.emit(load, tally)
-            return slow
+        return slow
 
     def failed(self, tally: Tally, error: BaseException) -> Failure:
         """What is kept of the exception of a fine call, for the frame it was made in too."""
@@ -304,7 +380,7 @@ class Recorder(Stages):
                 outer.count_inner(size)
                 outer.deferred = outer.deferred or deferred
 
-    def follow(self, call: FineCall | None, took: int, size: int, old: Burst | None) -> Burst | None:
+    def follow(self, call: FineCall | Tally | None, took: int, size: int, old: Burst | None) -> Burst | None:
         """
         What counts the calls that follow an announced one; None where each has to be announced.
 
@@ -315,19 +391,21 @@ class Recorder(Stages):
             old: What counted the calls before it.
         """
         running = self._local.running
-        tally = call.tally if call is not None else None
-        each = bool(running) or (call is not None and (tally is None or call.nodes is not None or tally.load.closed))
+        announced = call if isinstance(call, FineCall) else None
+        tally = announced.tally if announced is not None else call if isinstance(call, Tally) else None
+        each = bool(running) or (announced is not None and (tally is None or announced.nodes is not None or tally.load.closed))
         if each:
             return None
         burst = old if old is not None and old.follows(tally) else Burst(self, tally, running)
         burst.renew(took, size)
         return burst
 
-    def name_slow(self, call: FineCall, took: int, size: int | None, label: str) -> None:
+    def name_slow(self, call: FineCall | Tally, took: int, size: int | None, label: str) -> None:
         """Give a slow call its name."""
-        if call.tally is not None:
-            with call.tally.load.lock:
-                call.tally.note(took, size, label)
+        tally = call if isinstance(call, Tally) else call.tally
+        if tally is not None:
+            with tally.load.lock:
+                tally.note(took, size, label)
 
     def abandon(self) -> None:
         """Forget everything: this is a forked child, and the loads are its parent's."""

@@ -136,12 +136,12 @@ class Sampler:
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:
         """Note what the loading thread runs while no stage is open."""
-        if frame is None or load.partition.shares:
+        if frame is None or load.busy:
             return
         if _ours(frame):
             return
         constructing = self._constructors.running(frame)
         name = f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
         with load.lock:
-            if not load.partition.shares:
+            if not load.busy:
                 load.gap.append((constructing, name))

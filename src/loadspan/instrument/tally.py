@@ -24,6 +24,7 @@ class Tally:
         "active",
         "apart",
         "attributes",
+        "begun",
         "blocked",
         "bursts",
         "busy",
@@ -43,6 +44,7 @@ class Tally:
         "nodes",
         "parent",
         "paths",
+        "quick",
         "rated",
         "row",
         "size",
@@ -50,6 +52,7 @@ class Tally:
         "slowest",
         "storage_read",
         "threads",
+        "usage",
     )
 
     def __init__(self, name: str, load: OpenLoad, parent: OpenStage | None, apart: str = "") -> None:
@@ -66,6 +69,12 @@ class Tally:
         self.paths: dict[str, None] = {}
         self.threads: dict[int, str] = {}
         self.active = 0
+        self.begun = 0
+        """When the quick call that runs now began."""
+        self.usage: Any = None
+        """Counters of its thread then."""
+        self.quick = 0
+        """Nanoseconds in quick calls that the partition was not told of yet."""
         self.deferred = False
         self.bursts: tuple[Burst, ...] = ()
         """Calls that are counted by others and collected from time to time."""
