@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ raising = False
 
 def report(error: Exception) -> None:
     """Log *error* the first time it comes from this place, or raise it where tests asked for that."""
+    if sys is None or sys.is_finalizing():
+        return  # modules are being emptied: things of ours and of `logging` are None by now
     if raising:
         raise error
     traceback = error.__traceback__

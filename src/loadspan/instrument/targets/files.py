@@ -89,8 +89,7 @@ class _File(io.FileIO):
         return found
 
     def read(self, size: int | None = -1, /) -> Any:
-        whole = size is None or size < 0
-        return self._announced(_FileIO.read, self._size if whole else size or 0, size)
+        return self._announced(_FileIO.read, size if isinstance(size, int) and size >= 0 else self._size, size)
 
     def readall(self) -> Any:
         return self._announced(_FileIO.readall, self._size)
