@@ -31,6 +31,7 @@ _THREAD = getattr(resource, "RUSAGE_THREAD", None)
 
 class _Nobody:
     closed = False
+    inside = None
 
 
 def _usage() -> Any:
@@ -82,6 +83,7 @@ class Burst:
             and current.get() is self._frame
             and not self._running
             and get_ident() == self._thread
+            and self._load.inside is None
             and not self._load.closed
         )
 

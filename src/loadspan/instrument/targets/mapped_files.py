@@ -46,7 +46,7 @@ _inside = _Inside()
 
 def _path(file: Any) -> str | None:
     """Path of a file given by path or as a file object."""
-    name = getattr(file, "name", file)
+    name = file if isinstance(file, os.PathLike) else getattr(file, "name", file)
     return os.path.abspath(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None  # noqa: PTH100 - plain text
 
 
