@@ -104,6 +104,13 @@ class _Survey:
             if tensor is not None
         ]
 
+    def pinned(self) -> bool | None:
+        """Whether the first tensor in host memory is page-locked; None where asking would set up a device."""
+        if not _torch().cuda.is_initialized():
+            return None
+        holder, key = next(((holder, key) for holder, key, device, _ in self.places if device.type == "cpu"), ({}, ""))
+        return holder[key].is_pinned() if key in holder else None
+
     def source(self) -> Any:
         """Device of the first tensor that is not meta."""
         return next((device for _, _, device, _ in self.places if device.type != _META), None)
@@ -168,15 +175,17 @@ class _Apply:
         stage = recorder.open_stage(_guess(function, survey.source()), describe)
         if stage is not None:
             self._before.inside = True
-            self._before.__dict__["kept"] = (survey, function, safely(_Events.begin))
+            self._before.__dict__["kept"] = (survey, function, survey.pinned(), safely(_Events.begin, _free(function).get("device")))
         return stage
 
     def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
         """Close it, named by what happened to the module."""
         end = time.perf_counter_ns()
         self._before.inside = False
-        survey, function, events = self._before.__dict__.pop("kept")
+        survey, function, pinned, events = self._before.__dict__.pop("kept")
         safely(_changed, frame, survey, function, events)
+        if pinned is not None and frame.name == names.TO_DEVICE:
+            frame.attributes[names.HOST_MEMORY_PINNED] = pinned
         if error is not None:
             frame.cancelled = False  # a failed move is shown, whatever had moved by then
         recorder.close_stage(frame, error, end)
@@ -191,7 +200,8 @@ def _changed(stage: OpenStage, survey: _Survey, function: Any, events: _Events |
         if device.index is not None:
             stage.attributes[names.DEVICE_INDEX] = device.index
         if events is not None and device.type == "cuda":
-            stage.deferred = bool(_free(function).get("non_blocking")) and not events.end(stage)
+            done = events.end(stage)
+            stage.deferred = bool(_free(function).get("non_blocking")) and not done
     elif dtype is not None:
         stage.name = names.CONVERT
         stage.size = cast
@@ -205,22 +215,23 @@ def _changed(stage: OpenStage, survey: _Survey, function: Any, events: _Events |
 class _Events:
     """CUDA events around a move, to be read when they have happened; never waited for."""
 
-    def __init__(self, cuda: Any) -> None:
+    def __init__(self, cuda: Any, stream: Any) -> None:
         self._begun = cuda.Event(enable_timing=True)
         self._ended = cuda.Event(enable_timing=True)
-        self._begun.record()
+        self._stream = stream
+        self._begun.record(stream)
 
     @classmethod
-    def begin(cls) -> _Events | None:
-        """Record the first event, if CUDA is in use and no graph is being captured."""
+    def begin(cls, device: Any) -> _Events | None:
+        """Record the first event on the stream of *device* on which it will copy, if CUDA is in use and no graph is being captured."""
         cuda = _torch().cuda
-        if not cuda.is_initialized() or cuda.is_current_stream_capturing():
+        if not cuda.is_initialized() or cuda.is_current_stream_capturing() or getattr(device, "type", "cuda") != "cuda":
             return None
-        return cls(cuda)
+        return cls(cuda, cuda.current_stream(device))
 
     def end(self, stage: OpenStage) -> bool:
         """Record the second; whether the copies were done when the call returned."""
-        self._ended.record()
+        self._ended.record(self._stream)
         if self._ended.query():
             stage.attributes[names.DEVICE_TIME] = self._begun.elapsed_time(self._ended) / 1e3
             return True

@@ -1,0 +1,90 @@
+"""
+Writes docs/reference.md from the names in the code: `python docs/generate.py`, or `--check` to see whether it is up to date.
+
+The tests run the check, so the page cannot fall behind.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from loadspan import commands, names
+from loadspan.instrument import targets
+from loadspan.settings import Settings
+
+PAGE = Path(__file__).with_name("reference.md")
+
+HEAD = """# Reference
+
+Made by `python docs/generate.py` from `src/loadspan/names.py`, the target rows and the commands. Do not edit it by hand.
+"""
+
+STAGES = {
+    names.DOWNLOAD: "bytes from a hub or object store to this host",
+    names.READ: "bytes from a file or mount into memory, uninterpreted",
+    names.DECRYPT: "ciphertext to plaintext; key derivation is part of it and told apart",
+    names.DESERIALIZE: "bytes to tensors: headers, unpickling, views on a mapped file",
+    names.INITIALIZE: "modules constructed, or the first use of a device",
+    names.LOAD_STATE_DICT: "tensors copied or assigned into a module",
+    names.CONVERT: "weights changed where they are: cast, quantize, dequantize, repack",
+    names.MERGE_LORA: "an adapter injected into a model, merged into its weights, or taken out again",
+    names.TO_DEVICE: "weights to another device, a cast on the way included",
+    names.COMPILE: "graph or kernel compilation, compiled artifacts",
+    names.CACHE: "a shared-memory or application cache asked or filled",
+}
+
+
+def _summary(command: commands.Command) -> str:
+    return (command.__doc__ or "").strip().splitlines()[0]
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def page() -> str:
+    """The whole page."""
+    rows: dict[str, list[str]] = {}
+    for row in targets.rows(Settings()):
+        rows.setdefault(row.module.partition(".")[0], []).append(f"`{row.module}.{row.attribute}`")
+    return "\n\n".join(
+        [
+            HEAD.rstrip(),
+            "## Commands",
+            table(("command", "what it does"), [(f"`loadspan {name}`", _summary(command)) for name, command in commands.commands().items()]),
+            "## Stages",
+            "The name of a stage is the name of its span and its `loadspan.stage`.",
+            table(("stage", "what it is"), [(f"`{stage}`", STAGES[stage]) for stage in names.STAGES]),
+            "## Attributes",
+            "Sizes are bytes, durations seconds. A value that is not known is absent.",
+            table(
+                ("attribute", "type", "unit", "on", "meaning"),
+                [(f"`{item.name}`", item.type, item.unit, item.on, item.meaning) for item in names.ATTRIBUTES],
+            ),
+            "## Environment variables",
+            table(
+                ("variable", "default", "values", "meaning"),
+                [(f"`{item.name}`", f"`{item.default}`" if item.default else "", item.values, item.meaning) for item in names.VARIABLES],
+            ),
+            "## What is wrapped",
+            "A row waits for its library; one that a version does not have is skipped.",
+            table(("library", "functions"), [(library, ", ".join(functions)) for library, functions in rows.items()]),
+        ]
+    ) + "\n"
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(page())
+    elif PAGE.read_text() != page():
+        print(f"{PAGE}: out of date. Run: python docs/generate.py", file=sys.stderr)  # noqa: T201 - a script speaks
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
