@@ -51,7 +51,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Spans]]
 
     yield start
     LoadspanInstrumentor().uninstrument()
-    gc.collect()  # a forgotten generator holds its load open
+    if recorder.loads:
+        gc.collect()  # a forgotten generator holds its load open
     recorder.close_all()
     left = [(load.name, load.explicit) for load in recorder.loads], [stage.name for stage in recorder.stages]
     recorder.abandon()
