@@ -43,7 +43,7 @@ def _value(value: Any) -> dict[str, Any]:
         return {"doubleValue": value}
     if isinstance(value, list | tuple):
         return {"arrayValue": {"values": [_value(item) for item in value]}}
-    return {"stringValue": str(value)}
+    return {"stringValue": telemetry.valid(str(value))}
 
 
 def _attributes(attributes: Any) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def _span(span: ReadableSpan) -> dict[str, Any]:
     line: dict[str, Any] = {
         "traceId": f"{context.trace_id:032x}",
         "spanId": f"{context.span_id:016x}",
-        "name": span.name,
+        "name": telemetry.valid(span.name),
         "kind": span.kind.value + 1,  # OTLP counts from 1, the API from 0
         "startTimeUnixNano": str(span.start_time),
         "endTimeUnixNano": str(span.end_time),
@@ -72,7 +72,7 @@ def _span(span: ReadableSpan) -> dict[str, Any]:
     if span.status.status_code.value:
         line["status"] = {"code": span.status.status_code.value}
         if span.status.description:
-            line["status"]["message"] = span.status.description
+            line["status"]["message"] = telemetry.valid(span.status.description)
     return line
 
 

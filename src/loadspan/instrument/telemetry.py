@@ -48,6 +48,17 @@ class Writer(Protocol):
 writers: list[Writer] = []
 
 
+def valid(value: Any) -> Any:
+    """
+    An attribute's *value* as UTF-8 can carry it.
+
+    File names may be bytes that are no text. One such value, and the OTLP exporters fail on all the spans of a batch.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    return tuple(map(valid, value)) if isinstance(value, tuple) else value
+
+
 def write() -> None:
     """Put the spans that have ended on disk: at the end of a load, and ten times a second before, off the loading thread."""
     for writer in writers:
@@ -86,7 +97,8 @@ class Telemetry:
     def root(self, start: int, attributes: Mapping[str, Any], parent: Context, link: trace.SpanContext | None) -> SpanHandle:
         """A handle for the span of a load; *parent* is the host's context."""
         links = (trace.Link(link),) if link is not None else ()
-        return SpanHandle(self, names.LOAD_SPAN, start, parent=None, context=parent, attributes=attributes, links=links)
+        known = {key: valid(value) for key, value in attributes.items()}
+        return SpanHandle(self, names.LOAD_SPAN, start, parent=None, context=parent, attributes=known, links=links)
 
 
 def here() -> Context:
@@ -191,14 +203,14 @@ class SpanHandle:
             end = self._apart(max(end, self._start + 1))
         span = self.span()
         if span.is_recording():
-            span.set_attributes({names.PROCESS_PID: os.getpid(), **attributes})
+            span.set_attributes({names.PROCESS_PID: os.getpid(), **{key: valid(value) for key, value in attributes.items()}})
             if error is not None:
                 span.set_attribute(names.ERROR_TYPE, error.type)
-                span.set_status(Status(StatusCode.ERROR, error.message))
+                span.set_status(Status(StatusCode.ERROR, valid(error.message)))
                 if record:
                     # As the SDK's record_exception writes it, which asks for the exception itself.
                     told = {"type": error.type, "message": error.message, "stacktrace": error.stacktrace}
-                    span.add_event("exception", {f"exception.{key}": text for key, text in told.items()}, timestamp=end)
+                    span.add_event("exception", {f"exception.{key}": valid(text) for key, text in told.items()}, timestamp=end)
         span.end(end_time=end)
         for writer in writers:
             writer.receive(span)
