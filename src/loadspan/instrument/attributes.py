@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _TEXT_LIMIT = 1024
 _FRAMES = 3
+_UNKNOWN = 0.05  # share of the busy time of which it need not be known whether the thread was asleep
 _ORDER = (
     names.DESERIALIZE,
     names.DECRYPT,
@@ -123,7 +124,7 @@ def _io_of_tally(tally: Tally) -> dict[str, Any]:
         found = {names.IO_STORAGE_READ: tally.storage_read, names.FAULT_MAJOR: tally.major, names.IO_SCOPE: "thread"}
         if not tally.joint:
             found[names.FAULT_MINOR] = tally.minor
-    if tally.blocked is not None:
+    if tally.blocked is not None and tally.joint <= tally.busy * _UNKNOWN:
         found[names.BLOCKED_TIME] = tally.blocked
     return found
 

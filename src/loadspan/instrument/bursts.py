@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _GOES_ON = 10_000_000  # nanoseconds
 _PAUSE = 200_000  # nanoseconds: after a longer pause an announced call costs 2 % at most
 _QUICK = 5_000  # nanoseconds above a copy in memory in which no kernel starts to read from a device
-_SLOW = 60_000  # nanoseconds from which announcing a call costs a few percent of it
+_SLOW = 100_000  # nanoseconds from which announcing a call costs a few percent of it
 _MEMORY = 4  # bytes per nanosecond from which a read was a copy in memory
 _COPY = 3  # of a size to the nanoseconds of such a copy at 8 bytes each, by shift
 _BLOCK = 512
@@ -139,8 +139,9 @@ class Burst:
         self._told = now
         tally.count += count
         tally.size += size
-        tally.sized = tally.joint = True
+        tally.sized = True
         tally.busy += busy
+        tally.joint += busy
         tally.first = tally.first or last - busy
         tally.last = max(tally.last, last)
         tally.storage_read += storage_read

@@ -90,8 +90,8 @@ class Tally:
         self.concurrency = self.active
         self.slowest: list[tuple[int, int, int | None, str]] = []
         self.rated = True
-        self.joint = False
-        """Whether some calls were counted in bursts: then nobody saw how many ran at once, nor each one's minor faults."""
+        self.joint = 0
+        """Nanoseconds in calls that were counted in bursts: nobody saw how many ran at once, their minor faults or what they waited for."""
         self.error: Failure | None = None
         self.measured = False
         self.storage_read = self.major = self.minor = 0
@@ -141,7 +141,6 @@ class Tally:
         other.collect()
         if not other.count:
             return
-        self.joint = self.joint or other.joint
         self.first = min(self.first or other.first, other.first)
         self.last = max(self.last, other.last)
         self.concurrency = max(self.concurrency, other.concurrency)
@@ -150,7 +149,7 @@ class Tally:
         self.rated = self.rated and other.rated
         self.measured = self.measured or other.measured
         self.error = self.error or other.error
-        for name in ("count", "size", "busy", "storage_read", "major", "minor"):
+        for name in ("count", "size", "busy", "joint", "storage_read", "major", "minor"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.blocked is not None:
             self.blocked = (self.blocked or 0.0) + other.blocked
