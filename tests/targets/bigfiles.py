@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recorded import outline, walk
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -27,6 +29,19 @@ ORIGINAL: dict[str, Any] = {"open": builtins.open, "mmap": mmap.mmap, "fromfile"
 def digest(data: Any) -> str:
     """What stands for many bytes when results are compared."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def random_bytes(path: Path) -> Path:
+    """A file of 17 MiB and some bytes."""
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+def reads(load: dict[str, Any]) -> dict[str, Any]:
+    """The one read of a load."""
+    found = [span for span in walk(load) if span["name"] == "read"]
+    assert len(found) == 1, outline(load)
+    return found[0]
 
 
 def sparse(path: Path, size: int) -> Path:

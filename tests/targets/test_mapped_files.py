@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from bigfiles import MIB, ORIGINAL, SIZE, digest, sparse
+from bigfiles import MIB, ORIGINAL, SIZE, digest, reads, sparse
 
 import loadspan
 from loadspan import LoadspanInstrumentor
-from recorded import outline, walk
+from recorded import outline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from recorded import Spans, Tree
+    from recorded import Spans
 
 from numpy import fromfile as by_name  # a copy made before we come is what is tested
 
@@ -32,13 +32,6 @@ from numpy import fromfile as by_name  # a copy made before we come is what is t
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
     return sparse(tmp_path / "weights.bin", SIZE)
-
-
-def reads(load: Tree) -> dict[str, Any]:
-    """Attributes of the one read of a load."""
-    found = [span["attributes"] for span in walk(load) if span["name"] == "read"]
-    assert len(found) == 1, outline(load)
-    return found[0]
 
 
 def mapped(path: Path, **options: Any) -> Any:
@@ -153,7 +146,7 @@ def test_a_mapping_is_a_deferred_read_of_its_size_without_throughput(spans: Span
         assert digest(mapped(big)) == digest(big.read_bytes())
     with loadspan.load("protection"):
         mapped(big, prot=mmap.PROT_READ)
-    attributes = reads(spans.loads()[1])
+    attributes = reads(spans.loads()[1])["attributes"]
     assert attributes["loadspan.size"] == attributes["file.size"] == SIZE
     assert attributes["file.path"] == str(big)
     assert attributes["loadspan.deferred"] is True
@@ -201,7 +194,7 @@ def test_fromfile_is_a_read_of_the_bytes_it_returns(spans: Spans, big: Path, how
         array = (by_name if how == "name" else np.fromfile)(source, dtype=np.uint8)
     assert array.nbytes == SIZE
     assert array[:5].tobytes() == b"begin"
-    attributes = reads(spans.load())
+    attributes = reads(spans.load())["attributes"]
     assert attributes["loadspan.size"] == attributes["loadspan.io.read"] == SIZE
     assert attributes["file.path"] == str(big)
     assert attributes["loadspan.read.method"] == "buffered"
@@ -226,7 +219,7 @@ def test_memmap_is_one_deferred_read_of_the_mapping(spans: Spans, big: Path, mod
     assert type(array) is np.memmap
     assert type(array._mmap) is ORIGINAL["mmap"]  # noqa: SLF001 - what numpy mapped through
     assert array[-3:].tobytes() == b"end"
-    attributes = reads(spans.load())
+    attributes = reads(spans.load())["attributes"]
     assert attributes["loadspan.size"] == SIZE
     assert attributes["loadspan.operation.count"] == 1
     assert attributes["loadspan.deferred"] is True
@@ -241,7 +234,7 @@ def test_memmap_of_classes_and_open_files_is_counted_too(spans: Spans, big: Path
     with loadspan.load("model"), big.open("rb") as file:
         weights = Weights(file, dtype=np.uint8, mode="r", offset=MIB)
     assert type(weights) is Weights
-    attributes = reads(spans.load())
+    attributes = reads(spans.load())["attributes"]
     assert attributes["loadspan.size"] in range(SIZE - MIB, SIZE + 1)
     assert attributes["file.path"] == str(big)
 
@@ -262,7 +255,7 @@ def test_numpy_load_counts_the_array_once_read_or_mapped(spans: Spans, tmp_path:
     for mode in (None, "r"):
         with loadspan.load():
             assert int(np.load(path, mmap_mode=mode)[-1]) == 3 * MIB - 1
-    read, deferred = (reads(load) for load in spans.loads())
+    read, deferred = (reads(load)["attributes"] for load in spans.loads())
     for attributes in (read, deferred):
         assert attributes["loadspan.size"] in range(24 * MIB, 24 * MIB + 16384)
     assert "loadspan.deferred" not in read
