@@ -47,3 +47,4 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
                 self._patches.restore()
                 self._patches = None
             recorder.close_all()
+            recorder.telemetry = telemetry.Telemetry()
