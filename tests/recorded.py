@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -100,3 +102,28 @@ def provider_of(exporter: Any, **options: Any) -> Any:
     provider = TracerProvider(shutdown_on_exit=False, **options)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return provider
+
+
+def parts(load: Tree) -> dict[str, float]:
+    """The partition of a load by stage."""
+    prefix = "loadspan.partition."
+    return {key.removeprefix(prefix): value for key, value in load["attributes"].items() if key.startswith(prefix)}
+
+
+def check(load: Tree) -> None:
+    """What holds for every load."""
+    __tracebackhide__ = True
+    attributes = load["attributes"]
+    assert sum(parts(load).values()) == pytest.approx(load["duration"], abs=0.001), "the parts add up"
+    assert attributes["loadspan.coverage"] == pytest.approx(1 - parts(load)["other"] / load["duration"], abs=0.01)
+    for span in walk(load):
+        assert span["trace_id"] == load["trace_id"]
+        assert span["start"] <= span["end"]
+        siblings = [child for child in span["children"] if child["scope"] == "loadspan"]
+        for child in siblings:
+            assert span["start"] <= child["start"], (span["name"], child["name"])
+            assert child["end"] <= span["end"], (span["name"], child["name"])
+        edges = [(child["start"] // 1000, child["end"] // 1000) for child in siblings]
+        for index, (begin, _) in enumerate(edges):
+            assert all(abs(begin - end) >= 2 for other, (_, end) in enumerate(edges) if other != index), "siblings touch"
+    assert len([span for span in walk(load) if span["scope"] == "loadspan"]) <= 500

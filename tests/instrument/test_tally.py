@@ -96,7 +96,7 @@ def test_calls_of_two_threads_at_once_overlap_and_are_busy_for_longer_than_they_
     tally = only(spans.load(), "read")
     assert tally["attributes"]["loadspan.concurrency"] == 2
     assert tally["attributes"]["loadspan.operation.count"] == 6
-    assert tally["attributes"]["loadspan.busy_time"] >= 0.12 > tally["duration"]
+    assert tally["attributes"]["loadspan.busy_time"] > tally["duration"]
     assert "thread.name" not in tally["attributes"]
 
 
@@ -154,12 +154,12 @@ def test_a_fine_call_in_one_of_another_stage_takes_its_time_from_it(spans: Spans
     with loadspan.load():
         outer = spans.recorder.begin_fine("decrypt")
         rest(0.01)
-        fine(spans.recorder, "read", 10, seconds=0.03)
+        fine(spans.recorder, "read", 10, seconds=0.08)
         spans.recorder.end_fine(outer, 10)
     load = spans.load()
     assert sorted(outline(load["children"])) == ["decrypt", "read"]
-    assert load["attributes"]["loadspan.partition.read"] >= 0.03
-    assert 0.01 <= load["attributes"]["loadspan.partition.decrypt"] < 0.03
+    assert load["attributes"]["loadspan.partition.read"] >= 0.08
+    assert 0.01 <= load["attributes"]["loadspan.partition.decrypt"] < 0.08
 
 
 def test_a_fine_call_in_a_coarse_one_of_the_same_stage_is_counted_there(spans: Spans) -> None:
