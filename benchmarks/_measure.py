@@ -170,6 +170,12 @@ def coverage(loads: Sequence[Load]) -> float | None:
     return sum(duration * share for duration, share in known if share is not None) / total if total else None
 
 
+def elsewhere(loads: Sequence[Load]) -> str:
+    """What ran most while no stage did, as the loads tell it."""
+    frames = [load.attributes.get(names.OTHER_FRAMES) for load in loads]
+    return next((found[0] for found in frames if isinstance(found, tuple) and found), "")
+
+
 def sizes(loads: Sequence[Load], truth: dict[str, int]) -> dict[str, float]:
     """Recorded over true bytes, by stage; "load" is the load itself. 0 where nothing was recorded."""
     found: dict[str, float] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _US, _MS, _MB = 1e6, 1e3, 1e6
 _KIB = 1024
+_READ = 64 << 10
 _SPIN = 0.0015
 """Seconds of a coarse call: over the millisecond from which it has a span."""
 _HOSTS = ("torch", "numpy", "safetensors", "transformers", "diffusers", "peft", "cryptography", "Crypto", "nacl")
@@ -88,7 +91,7 @@ def calls(folder: Path, pairs: int, scale: float) -> list[Row]:
     _scenarios.write_flat(folder / _scenarios.MODEL, count, (4,))
     plain = folder / "plain"
     with plain.open("wb") as file:
-        file.truncate(64 << 20)
+        file.truncate(max(64 << 20, count * _READ))  # a hole: as quick as a page cache can be
 
     def tensors(count: int) -> None:
         with safetensors.safe_open(folder / _scenarios.MODEL, framework="pt") as file:
@@ -99,8 +102,7 @@ def calls(folder: Path, pairs: int, scale: float) -> list[Row]:
     def reads(count: int) -> None:
         with open(plain, "rb") as file:  # noqa: PTH123 - what hosts call
             for _ in range(count):
-                file.read(1)
-                file.seek(0)
+                file.read(_READ)
 
     def row(what: str, work: Callable[[int], Any], count: int, most: float) -> Row:
         measure = partial(_in_a_load, work, count)
@@ -110,7 +112,7 @@ def calls(folder: Path, pairs: int, scale: float) -> list[Row]:
     return [
         row("fine call: safe_open.get_tensor", tensors, count, 3),
         row("fine call: AESGCM.decrypt of 1 KiB", partial(_repeated, _decrypt()), count, 3),
-        row("fine call: read and seek of a large file", reads, count, 3),
+        row("fine call: read(64 KiB) of a large file", reads, count, 3),
         row("coarse call: load_state_dict of 1.5 ms", partial(_repeated, _Spinner(_SPIN)), 50, 100),
         row("short coarse call: load_state_dict of 4 x 4", partial(_repeated, _Spinner(0)), max(50, count // 10), 100),
         _open_close(folder, pairs),
@@ -218,33 +220,42 @@ def start(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001 
 
 
 def _children_cpu() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 # Memory and spans
 
 
-def _peak(work: Callable[[], Any]) -> float:
-    """Most bytes of Python objects that *work* had at a time."""
+def _peaks(steps: Sequence[Callable[[], Any]]) -> list[float]:
+    """Most bytes of Python objects at a time, in each step and while the load is closed."""
     from loadspan.instrument.live import recorder
 
+    found = []
     tracemalloc.start()
     try:
-        made = work()
-        recorder.close_all()
-        peak = tracemalloc.get_traced_memory()[1]
-        del made
+        kept = []
+        for step in (*steps, recorder.close_all):
+            tracemalloc.reset_peak()
+            kept.append(step())
+            found.append(float(tracemalloc.get_traced_memory()[1]))
     finally:
         tracemalloc.stop()
-    return peak
+    return found
 
 
-def _more_memory(what: str, work: Callable[[], Any], folder: Path) -> list[Row]:
-    found = differences(partial(_peak, work), partial(_peak, work), 1, folder)
-    loads = _measure.loads_in(folder / "1")
+def _more_memory(what: str, steps: Callable[[], Sequence[Callable[[], Any]]], folder: Path) -> list[Row]:
+    """Memory and spans of loadspan for a load: in the step in which it needs most."""
+    found = {}
+    for kind in ("warm-up", "bare", "instrumented"):
+        work = steps()
+        gc.collect()
+        with _measure.recording(folder) if kind == "instrumented" else contextlib.nullcontext():
+            found[kind] = _peaks(work)
+    most = max(more - bare for more, bare in zip(found["instrumented"], found["bare"], strict=True))
+    loads = _measure.loads_in(folder)
     return [
-        Row(what=f"memory of a load: {what}", unit="MB", values=[value / _MB for value in found], most=2),
+        Row(what=f"memory of a load: {what}", unit="MB", values=[most / _MB], most=2),
         Row(what=f"spans of a load: {what}", values=[_measure.span_count(loads)] if loads else [], most=500),
     ]
 
@@ -257,6 +268,18 @@ def _get_all(path: Path, keys: Sequence[str]) -> None:
             file.get_tensor(key)
 
 
+def _whole(folder: Path) -> Sequence[Callable[[], Any]]:
+    """The steps of a load whose calls take all tensors at once."""
+    import safetensors.torch
+
+    module, state = _scenarios.fresh_flat(folder), {}
+    return (
+        lambda: state.update(safetensors.torch.load_file(folder / _scenarios.MODEL)),
+        lambda: module.load_state_dict(state),
+        module.half,
+    )
+
+
 def memory(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001 - memory does not vary
     """Memory and spans at many tensors, tensor by tensor and in calls that take them all."""
     rows = []
@@ -267,10 +290,9 @@ def memory(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001
         # Large enough for an implicit load to be worth showing.
         _scenarios.write_flat(place / _scenarios.MODEL, count, (64,))
         keys = [f"p{index}" for index in range(count)]
-        rows += _more_memory(f"{count:,} get_tensor calls", partial(_get_all, place / _scenarios.MODEL, keys), place / "fine")
-        modules = [_scenarios.fresh_flat(place) for _ in range(4)]
-        work = partial(lambda place, modules: _scenarios.load_whole(place, modules.pop()), place, modules)
-        rows += _more_memory(f"{count:,} tensors, load_file, load_state_dict, .to(bfloat16)", work, place / "coarse")
+        one_by_one = partial(_get_all, place / _scenarios.MODEL, keys)
+        rows += _more_memory(f"{count:,} get_tensor calls", lambda work=one_by_one: (work,), place / "fine")  # type: ignore[misc] # mypy does not infer defaults
+        rows += _more_memory(f"{count:,} tensors, load_file, load_state_dict, .half()", partial(_whole, place), place / "coarse")
     return rows
 
 

@@ -74,13 +74,15 @@ def _truth_rows(scenario: Scenario, loads: list[list[Any]], walls: list[float], 
     worst = [max(found.values(), key=lambda ratio: abs(ratio - 1)) for found in sizes]
     wrong = {name: ratio for found in sizes for name, ratio in found.items() if abs(ratio - 1) > _EXACT}
     number = {len(found) for found in loads}
+    other = next(filter(None, map(_measure.elsewhere, loads)), "")
+    note = f"{'/'.join(map(str, sorted(number)))} load(s), {statistics.median(seen):.1%} of the time of the call"
     missing = "" if covered else "OVER: no load recorded"
     return [
         Row(
             what=f"coverage, {scenario.name}",
             values=covered,
             least=0.99,
-            note=f"{'/'.join(map(str, sorted(number)))} load(s), {statistics.median(seen):.1%} of the time of the call",
+            note=f"{note}; other: {other}" if other else note,
             problem=missing,
         ),
         Row(

@@ -26,6 +26,7 @@ _BUDGETED = (
     "recorded / true bytes - 1, safetensors",
     "fine call: safe_open.get_tensor",
     "fine call: AESGCM.decrypt",
+    "fine call: read(64 KiB)",
     "coarse call: load_state_dict",
     "load, opened and closed",
     "no load open: AESGCM.decrypt",
@@ -36,7 +37,9 @@ _BUDGETED = (
     "import loadspan and instrument()",
     "memory of a load: 400 get_tensor calls",
     "memory of a load: 2,000 get_tensor calls",
+    "memory of a load: 2,000 tensors",
     "spans of a load: 2,000 get_tensor calls",
+    "spans of a load: 2,000 tensors",
 )
 _OPTIONAL = ("transformers", "diffusers")
 
