@@ -16,7 +16,6 @@ thread. With loadspan installed but nothing configured to record they do next to
 
 from __future__ import annotations
 
-import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +23,7 @@ from loadspan import names
 from loadspan.guard import safely
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
     from types import TracebackType
 
@@ -125,7 +125,7 @@ class _Scope:
         """Open the frame of one call."""
         return self._open()
 
-    def close(self, frame: Any, result: Any, error: BaseException | None, args: Any, kwargs: Any) -> None:  # noqa: ARG002, PLR0913, PLR0917 - as a row's recording
+    def close(self, frame: Any, result: Any, error: BaseException | None, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - as a row's recording
         """Close it."""
         if hasattr(frame, "partition"):
             _recorder().close_load(frame, error)
@@ -209,7 +209,7 @@ class stage(_Scope):  # noqa: N801 - as above
         ValueError: *name* is no stage name.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one thing that only the caller knows
+    def __init__(
         self,
         name: str,
         *,

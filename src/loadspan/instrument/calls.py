@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loadspan import names
 from loadspan.guard import observed, safely
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
     from loadspan.instrument.patching import Args, Kwargs, Target
-
-_Frame = TypeVar("_Frame", OpenLoad, OpenStage)
 
 
 class Recording(Protocol):

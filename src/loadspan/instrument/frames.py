@@ -13,12 +13,12 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import counters
 from loadspan.instrument.partition import Node, Partition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from loadspan.facts import counters
     from loadspan.instrument.failure import Failure
     from loadspan.instrument.tally import Tally
     from loadspan.instrument.telemetry import SpanHandle
@@ -204,6 +204,7 @@ class OpenLoad(_Described):
     """A load that is open, explicit or implicit."""
 
     __slots__ = (
+        "__weakref__",
         "anchor",
         "before",
         "before_process",
@@ -242,10 +243,11 @@ class OpenLoad(_Described):
         "threads",
         "token",
         "totals",
-        "__weakref__",
     )
 
-    def __init__(self, start: int, anchor: int, *, explicit: bool, parent: OpenLoad | OpenStage | None) -> None:
+    def __init__(  # noqa: PLR0915 - a record of many fields, none of which is computed
+        self, start: int, anchor: int, *, explicit: bool, parent: OpenLoad | OpenStage | None
+    ) -> None:
         super().__init__()
         self.load = self
         self.name: str | None = None

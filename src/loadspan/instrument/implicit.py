@@ -18,7 +18,6 @@ import re
 import sys
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,8 @@ from loadspan.instrument import telemetry
 from loadspan.instrument.frames import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import weakref
+    from collections.abc import Callable, Iterable, Sequence
 
     from loadspan.instrument.frames import OpenLoad
     from loadspan.settings import Settings
@@ -94,7 +94,7 @@ class Question:
 def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now: int) -> OpenLoad | None:
     """The open implicit load that a stage belongs to; the newest of several, the best evidence first."""
     newest = [load for load in loads[::-1] if question.stage != names.READ or not _has_read(load, question, settings, now)]
-    tests = (
+    tests: tuple[Callable[[OpenLoad], bool], ...] = (
         lambda load: any(load.knows(thing) for thing in question.things),
         lambda load: any(same_checkpoint(path, known) for path in question.paths for known in tuple(load.paths)),
         lambda load: load.origin == question.origin and _goes_on(load, question.stage, settings, now),

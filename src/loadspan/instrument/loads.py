@@ -1,9 +1,4 @@
-"""
-Opens and closes loads, finds the one a call belongs to, and shows what was recorded.
-
-The lowest of the recorder's three layers: loads, `stages` on top of them, fine calls (`recorder`) on top of those.
-Locks are taken in one order: a load's, its outer loads', the recorder's.
-"""
+"""Opens and closes loads, finds the one a call belongs to, and shows what was recorded."""
 
 from __future__ import annotations
 
@@ -18,12 +13,12 @@ from loadspan.instrument import attributes, implicit, telemetry
 from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.tally import Tally
+from loadspan.instrument.times import Times
 from loadspan.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from loadspan.instrument.partition import Node
 
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
@@ -33,7 +28,7 @@ _IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that mo
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
 
 
-class Loads:
+class Loads(Times):
     """The open loads of this process."""
 
     def __init__(self) -> None:
@@ -278,68 +273,6 @@ class Loads:
             if len(roots) == 1 and threading.get_ident() not in roots[0].threads:
                 return roots[0]
         return frame
-
-    # The partition, of a load and of the loads around it
-
-    def nodes(self, name: str, frame: OpenLoad | OpenStage, inside: Tally | None = None) -> list[Node]:
-        """Nodes for a stage or tally in *frame*, or in a running tally: one in its load, one in each load around that."""
-        found: list[Node] = []
-        outer: OpenLoad | OpenStage | None = frame
-        for above in inside.nodes if inside is not None else frame.above:
-            if outer is None:
-                break
-            found.append(outer.load.partition.node(name, above))
-            outer = outer.load.parent
-        return found
-
-    def enter(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
-        """Time belongs to *nodes* from *now* on. The load's lock is held."""
-        for outer, node in self._levels(load, nodes):
-            with outer.lock:
-                if outer.solo and (outer.inside is not None or outer.solo != threading.get_ident()):
-                    self.contend(outer)
-                if outer.gap:
-                    self.settle_gap(outer, now)
-                outer.partition.enter(node, now)
-
-    def leave(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
-        """Time no longer belongs to *nodes*. The load's lock is held."""
-        for outer, node in self._levels(load, nodes):
-            with outer.lock:
-                outer.partition.leave(node, now)
-                outer.last_end = max(outer.last_end, now)
-
-    def settle(self, load: OpenLoad, nodes: list[Node], name: str | None) -> None:
-        """The stage of *nodes* is over and was *name*, or none. The load's lock is held."""
-        for outer, node in self._levels(load, nodes):
-            with outer.lock:
-                outer.partition.settle(node, name)
-
-    def contend(self, load: OpenLoad) -> None:
-        """A second thread calls something, or something is called inside a quick call: from now on every call enters. The lock is held."""
-        # In this order, as the quick call that ends looks at them in the other: one of the two sides sees the other.
-        load.solo = 0
-        inside = load.inside
-        if inside is not None and not inside.nodes[0].open:
-            for outer, node in self._levels(load, inside.nodes):
-                with outer.lock:
-                    outer.partition.enter(node, inside.begun)
-
-    def claim(self, load: OpenLoad, nodes: list[Node], nanoseconds: int, now: int) -> None:
-        """Time before *now* that was given to what is around *nodes* was theirs. The load's lock is held."""
-        for outer, node in self._levels(load, nodes):
-            with outer.lock:
-                outer.partition.claim(node, nanoseconds, now)
-                outer.last_end = max(outer.last_end, now)
-
-    def _levels(self, load: OpenLoad, nodes: list[Node]) -> Iterator[tuple[OpenLoad, Node]]:
-        """A load and the loads around it, each with its node."""
-        outer: OpenLoad | None = load
-        for node in nodes:
-            if outer is None:
-                return
-            yield outer, node
-            outer = outer.parent.load if outer.parent is not None else None
 
     def settle_gap(self, load: OpenLoad, now: int) -> None:
         """A gap between stages ends: it was `initialize` if modules were being constructed in it. The load's lock is held."""

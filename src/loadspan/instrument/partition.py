@@ -26,7 +26,9 @@ class Node:
 
 class Partition:
     """
-    The partition of one load. Times are nanoseconds of one clock that never goes back. Not thread-safe: the load's lock is held around it.
+    The partition of one load.
+
+    Times are nanoseconds of one clock that never goes back. Not thread-safe: the load's lock is held around it.
     """
 
     __slots__ = ("_leaves", "_nodes", "_totals", "last", "other", "shares")

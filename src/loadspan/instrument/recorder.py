@@ -7,71 +7,26 @@ generators stepped by hand. Every method may fail; callers reach them through th
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.instrument import implicit
 from loadspan.instrument.bursts import Burst
-from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
-from loadspan.instrument.loads import SPAN_LIMIT
-from loadspan.instrument.stages import Stages
-from loadspan.instrument.tally import SLOWEST, Tally
+from loadspan.instrument.quick import DEEP, FineCall, Local, Quick, usage
+from loadspan.instrument.tally import Tally
 
 if TYPE_CHECKING:
-    import weakref
-
-    from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Args, Kwargs, Target
 
-SEGMENT = 5_000_000_000
-"""Nanoseconds after which a running tally reports a segment; doubled with every 64 spans of the load."""
-
-_SEGMENTS = 64
-_THREAD = getattr(resource, "RUSAGE_THREAD", 0)
-_getrusage = resource.getrusage if hasattr(resource, "RUSAGE_THREAD") else None  # per thread on Linux only
 _SOON = 10_000_000  # nanoseconds within which a call from the same place on the same file needs no further proof
-_BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
-_SAMPLE = 16  # results by which an implicit load recognizes its own tensors
-_DEEP = 1 << 18  # bytes of a chunk from which two more readings of 2 us are under a percent of the call
 
 
-class FineCall:
-    """One fine call while it runs."""
-
-    __slots__ = ("apart", "begun", "nodes", "outer", "scheduled", "stage", "tally", "usage")
-
-    def __init__(self, stage: str, tally: Tally | None, outer: OpenStage | None) -> None:
-        self.stage = stage
-        self.tally = tally
-        self.outer = outer
-        self.apart = ""
-        self.begun = 0
-        self.nodes: list[Node] | None = None
-        """Its own nodes, where it runs inside a fine call of another stage."""
-        self.usage: Any = None
-        self.scheduled: int | None = None
-
-
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.running: list[FineCall] = []
-        self.last: OpenLoad | None = None
-        self.subject: weakref.ref[Any] | None = None
-        """Object (`args[0]`) of the last call whose target says when it joins."""
-        self.made = 0
-        """Identity of what the last call in an implicit load returned."""
-
-
-class Recorder(Stages):
+class Recorder(Quick):
     """Everything that is being recorded in this process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._local = _Local()
 
     def begin_fine(
         self,
@@ -93,20 +48,16 @@ class Recorder(Stages):
             chunk: Bytes asked for, where that is known beforehand.
             path: File the call is about, where that is known.
         """
-        tally = self._quick(stage, row, chunk, path)
+        tally = self.begin_quick(stage, row, chunk, path)
         if tally is not None:
             return tally
-        running = self._local.running
+        running = self.local.running
         if running and any(call.stage == stage for call in running):
             return None  # the outermost of nested calls counts
         frame = current.get()
         if frame is None or frame.load.closed:
             frame = self.frame() or self._place_fine(stage, row, args, kwargs or {}, path)
-            if frame is None:
-                return None
-        load = frame.load
-        inside = load.inside if load.solo == threading.get_ident() else None
-        if load.muted or (inside is not None and inside.name == stage):
+        if frame is None or frame.load.muted:
             return None
         if stage in frame.stages:
             call = FineCall(stage, None, self.same(frame, stage))
@@ -114,105 +65,36 @@ class Recorder(Stages):
                 self._describe_in_stage(call, row, args, kwargs or {})
             running.append(call)
             return call
+        inside = frame.load.inside if frame.load.solo == threading.get_ident() else None
+        if inside is not None and inside.name == stage:
+            return None  # as above
         tally = frame.tallies.get(stage if row is None else row.apart or stage)
-        if (
-            tally is None
-            or tally.row is not row
-            or threading.get_ident() not in tally.threads
-            or (path is not None and path not in tally.paths)
-        ):
+        if tally is None or not tally.knows(row, path):
             tally = self._describe(frame, stage, row, args, kwargs or {}, path)
-        call = FineCall(stage, tally, None)
+        return self._enter_fine(frame, tally, inside or (running[-1].tally if running else None), chunk)
+
+    def _enter_fine(self, frame: OpenLoad | OpenStage, tally: Tally, around: Tally | None, chunk: int) -> FineCall:
+        """Begin a call of *tally*, inside a fine call of the tally *around* or in none."""
+        call, load = FineCall(tally.name, tally, None), frame.load
         nodes = tally.nodes
-        around = inside or (running[-1].tally if running else None)
         if around is not None:
             with load.lock:
-                # Inside a fine call of another stage: time is taken from that one, not from the frame around both.
-                nodes = call.nodes = self.nodes(stage, frame, around)
-        running.append(call)
-        if chunk >= _DEEP:
+                # Time is taken from that call, not from the frame around both.
+                nodes = call.nodes = self.nodes(tally.name, frame, around)
+        self.local.running.append(call)
+        if chunk >= DEEP:
             call.scheduled = counters.scheduled()
-        if _getrusage is not None:
-            call.usage = _getrusage(_THREAD)
+        call.usage = usage()
         call.begun = now = time.perf_counter_ns()
         with load.lock:
             if load.fresh:
                 load.restart(now)
-                nodes[:] = self.nodes(stage, frame)
-            # Spelled out where a method would read better: this runs for every tensor.
-            if not tally.first:
-                tally.first = now
+                nodes[:] = self.nodes(tally.name, frame)
+            tally.first = tally.first or now
             tally.active += 1
-            if tally.active > tally.concurrency:
-                tally.concurrency = tally.active
+            tally.concurrency = max(tally.concurrency, tally.active)
             self.enter(load, nodes, now)
         return call
-
-    def _quick(self, stage: str, row: Target | None, chunk: int, path: str | None) -> Tally | None:
-        """
-        Begin a quick call: one of a known target and file, in a load that has one thread. None if it is not.
-
-        It enters nothing and takes no lock: its time, until it is collected, is that of what is around it.
-        """
-        frame = current.get()
-        if frame is None:
-            frame = self._local.last
-            if frame is None or path is None:
-                return None
-        load = frame.load
-        tally = frame.tallies.get(stage)
-        if (
-            tally is None
-            or load.solo != threading.get_ident()
-            or load.inside is not None
-            or load.gap
-            or tally.row is not row
-            or chunk >= _DEEP
-            or (path is not None and path not in tally.paths)
-            or self._local.running
-            or load.closed
-        ):
-            return None
-        if _getrusage is not None:
-            tally.usage = _getrusage(_THREAD)
-        tally.begun = time.perf_counter_ns()
-        load.inside = tally
-        if load.solo:
-            return tally
-        load.inside = None  # a second thread came in between
-        with load.lock:
-            for outer, node in self._levels(load, tally.nodes):
-                if node.open:  # and has seen the call
-                    outer.partition.leave(node, tally.begun)
-        return None
-
-    def _end_quick(self, tally: Tally, size: int | None, error: BaseException | None, result: Any) -> int:
-        """End a quick call."""
-        now = time.perf_counter_ns()
-        usage = _getrusage(_THREAD) if _getrusage is not None else None
-        load, begun = tally.load, tally.begun
-        load.last_end = now
-        load.inside = None
-        took = now - begun
-        if load.solo:
-            tally.quick += took
-        else:
-            with load.lock:
-                for outer, node in self._levels(load, tally.nodes):
-                    if node.open:
-                        outer.partition.leave(node, now)
-        if load.closed:
-            return 0
-        if not tally.first:
-            tally.first = begun
-        if not tally.concurrency:
-            tally.concurrency = 1
-        outer_stage = tally.parent
-        if outer_stage is not None and outer_stage.thread == threading.get_ident():
-            outer_stage.nested += took
-        if usage is not None:
-            self._charge(tally, tally.usage, usage)
-        return self._counted(tally, took, now, size, error, result)
 
     def _describe(self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> Tally:
         """The tally of a call of another target than the one before, or from a thread or about a file that it has not seen."""
@@ -232,12 +114,12 @@ class Recorder(Stages):
     def _place_fine(self, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> OpenLoad | None:
         """The implicit load of a fine call, opened if the call is worth one."""
         worth = row is None or row.alone is None or row.alone(args, kwargs)
-        last = self._local.last
+        last = self.local.last
         near = worth or row is None or row.joins is None or row.joins(args, kwargs)
         if not (worth or self.loads) or not (near or self._continues(row, args, kwargs)):
             return None
         if row is not None and row.joins is not None and args and type(args[0]).__weakrefoffset__:  # AESGCM of cryptography has none
-            self._local.subject = reference(args[0])
+            self.local.subject = reference(args[0])
         where = implicit.origin()
         now = time.perf_counter_ns()
         if (
@@ -261,12 +143,12 @@ class Recorder(Stages):
             load.kept = now
             if path:
                 load.paths[path] = None
-        self._local.last = load
+        self.local.last = load
         return load
 
     def _continues(self, row: Target | None, args: Args, kwargs: Kwargs) -> bool:
         """Whether a call works on the object of the recorded call before it in this thread, or on the bytes that one returned."""
-        local = self._local
+        local = self.local
         if local.last is None or local.last.closed:
             return False
         if local.subject is not None and args and args[0] is local.subject():
@@ -286,13 +168,11 @@ class Recorder(Stages):
         An implicit load remembers *result* by weak reference, to recognize it later.
         """
         if isinstance(call, Tally):
-            return self._end_quick(call, size, error, result)
+            return self.end_quick(call, size, error, result)
         now = time.perf_counter_ns()
-        usage = _getrusage(_THREAD) if call.usage is not None and _getrusage is not None else None
-        running = self._local.running
-        if running and running[-1] is call:
-            running.pop()
-        elif call in running:
+        after = usage() if call.usage is not None else None
+        running = self.local.running
+        with suppress(ValueError):
             running.remove(call)
         tally = call.tally
         if tally is None:
@@ -310,51 +190,13 @@ class Recorder(Stages):
             if outer is not None and not running and outer.thread == threading.get_ident():
                 outer.nested += took
             tally.active -= 1
-            if usage is not None:
-                self._charge(tally, call.usage, usage)
+            if after is not None:
+                self.charge(tally, call.usage, after)
             if call.scheduled is not None:
                 tally.block(took, call.scheduled, counters.scheduled())
             if deferred:
                 tally.deferred = True
-            return self._counted(tally, took, now, size, error, result)
-
-    def _charge(self, tally: Tally, before: Any, after: Any) -> None:
-        """Add what the kernel counted for the calling thread during one call."""
-        tally.measured = True
-        tally.storage_read += (after.ru_inblock - before.ru_inblock) * _BLOCK
-        tally.major += after.ru_majflt - before.ru_majflt
-        tally.minor += after.ru_minflt - before.ru_minflt
-
-    def _counted(self, tally: Tally, took: int, now: int, size: int | None, error: BaseException | None, result: Any) -> int:  # noqa: PLR0913, PLR0917 - a call's facts, once for every tensor
-        """Count a call that ended."""
-        load = tally.load
-        tally.count += 1
-        tally.busy += took
-        tally.last = now
-        load.failed = None
-        if error is not None:
-            load.failed = tally.error = self.failed(tally, error)
-        else:
-            if size is not None:
-                tally.size += size
-                tally.sized = True
-            if not load.explicit and not tally.apart:
-                self._local.made = id(result)
-                if tally.count <= _SAMPLE:
-                    load.learn((result,))
-                    implicit.consumed(load, tally.name, (), (result,))
-        slow = took if len(tally.slowest) < SLOWEST or took > tally.slowest[0][0] else 0
-        if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
-            with load.lock:
-                load.spans += 1
-                self.emit(load, tally)
-        return slow
-
-    def failed(self, tally: Tally, error: BaseException) -> Failure:
-        """What is kept of the exception of a fine call, for the frame it was made in too."""
-        frame = tally.parent or tally.load
-        frame.failure = Failure(error)
-        return frame.failure
+            return self.counted(tally, took, now, size, error, result)
 
     def _describe_in_stage(self, call: FineCall, row: Target, args: Args, kwargs: Kwargs) -> None:
         """Tell a coarse stage of a fine call of the same name inside it."""
@@ -374,7 +216,7 @@ class Recorder(Stages):
             if call.apart:
                 took = now - call.begun
                 outer.attributes[call.apart] = outer.attributes.get(call.apart, 0.0) + took / 1e9
-                if not self._local.running and outer.thread == threading.get_ident():
+                if not self.local.running and outer.thread == threading.get_ident():
                     outer.nested += took  # so that it does not lower the throughput
             else:
                 outer.count_inner(size)
@@ -390,7 +232,7 @@ class Recorder(Stages):
             size: Its bytes.
             old: What counted the calls before it.
         """
-        running = self._local.running
+        running = self.local.running
         announced = call if isinstance(call, FineCall) else None
         tally = announced.tally if announced is not None else call if isinstance(call, Tally) else None
         each = bool(running) or (announced is not None and (tally is None or announced.nodes is not None or tally.load.closed))
@@ -414,4 +256,4 @@ class Recorder(Stages):
         self.lock = threading.RLock()
         self.loads, self.stages = [], []
         self.repetitions = implicit.Repetitions()
-        self._local = _Local()
+        self.local = Local()

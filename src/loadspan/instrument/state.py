@@ -90,9 +90,11 @@ def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
 def _open(recorder: Recorder, load: OpenLoad) -> list[OpenStage | Tally]:
     """The innermost things that run; where nothing does, the tally that ran last, since its calls come and go between two readings."""
     stages = [stage for stage in list(recorder.stages) if stage.load is load]
-    tallies = [tally for frame in (load, *stages) for tally in frame.tallies.values()]
+    frames: list[OpenLoad | OpenStage] = [load, *stages]
+    tallies = [tally for frame in frames for tally in list(frame.tallies.values())]
     outer = {id(stage.parent) for stage in stages} | {id(tally.parent) for tally in tallies if tally.active or load.inside is tally}
-    inner = [*(stage for stage in stages if id(stage) not in outer), *(tally for tally in tallies if tally.active or load.inside is tally)]
+    inner: list[OpenStage | Tally] = [stage for stage in stages if id(stage) not in outer]
+    inner += [tally for tally in tallies if tally.active or load.inside is tally]
     if inner:
         return inner
     recent = [tally for tally in tallies if time.perf_counter_ns() - tally.last < _SECOND]

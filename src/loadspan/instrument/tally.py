@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Tally:
         "count",
         "deferred",
         "described",
+        "entered",
         "error",
         "first",
         "joint",
@@ -71,6 +73,8 @@ class Tally:
         self.active = 0
         self.begun = 0
         """When the quick call that runs now began."""
+        self.entered = False
+        """Whether the partition was told of the quick call that runs now."""
         self.usage: Any = None
         """Counters of its thread then."""
         self.quick = 0
@@ -107,6 +111,10 @@ class Tally:
         if size is not None:
             self.size += size
             self.sized = True
+
+    def knows(self, row: Target | None, path: str | None) -> bool:
+        """Whether a call of this target, about this file, in this thread is like one that was described."""
+        return self.row is row and threading.get_ident() in self.threads and (path is None or path in self.paths)
 
     def collect(self) -> None:
         """Count what bursts have counted so far. The load's lock is held."""

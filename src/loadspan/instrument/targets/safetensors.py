@@ -77,8 +77,9 @@ def _opened(handle: Any, args: Args, kwargs: Kwargs) -> None:
 
 def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
     if isinstance(result, dict):
-        return sum(tensor.nbytes for tensor in result.values())
-    return getattr(result, "nbytes", None)
+        return sum(int(tensor.nbytes) for tensor in result.values())
+    size = getattr(result, "nbytes", None)
+    return size if isinstance(size, int) else None
 
 
 def _label(args: Args, kwargs: Kwargs) -> str:

@@ -34,11 +34,13 @@ def find(result: Any) -> Iterator[Any]:
 
 def unique_size(tensors: list[Any]) -> int:
     """Bytes of the distinct storages behind *tensors*: a view brings its whole storage, two views bring it once."""
-    storages = {}
-    for tensor in tensors:
-        try:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr() or id(tensor)] = storage.nbytes()
-        except (NotImplementedError, RuntimeError):  # sparse, quantized and wrapped tensors have none
-            storages[id(tensor)] = tensor.nbytes
-    return sum(storages.values())
+    return sum(dict(map(_storage, tensors)).values())
+
+
+def _storage(tensor: Any) -> tuple[int, int]:
+    """Identity and bytes of the storage of *tensor*."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr() or id(tensor), storage.nbytes()
+    except (NotImplementedError, RuntimeError):  # sparse, quantized and wrapped tensors have none
+        return id(tensor), tensor.nbytes

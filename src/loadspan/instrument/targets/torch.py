@@ -1,8 +1,9 @@
 """
 torch: `torch.load`, `Module.load_state_dict`, moves and casts of modules, device initialization.
 
-Every move and cast of a module ends in `Module._apply`, which recurses into children: its outermost call is the stage. What it did is read
-off the module, before and after: `fn` is opaque, and `.to()` may move nothing at all. `Tensor.to` is on the inference path and is left alone.
+Every move and cast of a module ends in `Module._apply`, which recurses into children: its outermost call is the stage. What it did is
+read off the module, before and after: `fn` is opaque, and `.to()` may move nothing at all. `Tensor.to` is on the inference path and is
+left alone.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ class _Survey:
         """Whether the first tensor in host memory is page-locked; None where asking would set up a device."""
         if not _torch().cuda.is_initialized():
             return None
-        holder, key = next(((holder, key) for holder, key, device, _ in self.places if device.type == "cpu"), ({}, ""))
-        return holder[key].is_pinned() if key in holder else None
+        found = next((holder.get(key) for holder, key, device, _ in self.places if device.type == "cpu"), None)
+        return bool(found.is_pinned()) if found is not None else None
 
     def source(self) -> Any:
         """Device of the first tensor that is not meta."""
