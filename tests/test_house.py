@@ -132,3 +132,32 @@ def test_one_place_swallows_exceptions() -> None:
 def test_style_and_types(command: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+BARE = """
+import sys
+for name in ("torch", "numpy", "safetensors", "opentelemetry.sdk", "opentelemetry.distro", "rich"):
+    sys.modules[name] = None  # importing it fails, as where it is not installed
+import loadspan
+from loadspan.commands import main
+
+with loadspan.load("x"), loadspan.stage("decrypt") as stage:
+    stage.add(1)
+loadspan.LoadspanInstrumentor().instrument()
+with loadspan.load("x"), loadspan.stage("decrypt") as stage:
+    stage.add(1)
+loadspan.LoadspanInstrumentor().uninstrument()
+sys.exit(main(["show", sys.argv[1], "--no-color"]))
+"""
+
+
+def test_without_torch_and_the_sdk_it_imports_records_nothing_and_reads_traces() -> None:
+    done = subprocess.run([sys.executable, "-c", BARE, ROOT / "docs" / "demo"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "to_device" in done.stdout
+
+
+def test_importing_loadspan_imports_nothing_heavy() -> None:
+    code = "import sys, loadspan; print(sorted(name for name in sys.modules if name.partition('.')[0] in ('opentelemetry', 'wrapt', 'rich')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -75,18 +75,31 @@ def wrap(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     """The wrapper of *original* as *row* says."""
     if row.kind is Kind.FINE:
         return _fine(row, original)
-    return recorded(original, RowRecording(row))
+    return recorded(original, RowRecording(row), row.aside() if row.aside is not None else None)
 
 
-def recorded(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
-    """*function*, plain, coroutine, generator or asynchronous generator, recorded."""
+def recorded(function: Callable[..., Any], recording: Recording, aside: Callable[[], bool] | None = None) -> Callable[..., Any]:
+    """*function*, plain, coroutine, generator or asynchronous generator, recorded; a plain one not while *aside* says so."""
     if inspect.isasyncgenfunction(function):
         return _async_generator(function, recording)
     if inspect.iscoroutinefunction(function):
         return _coroutine(function, recording)
     if inspect.isgeneratorfunction(function):
         return _generator(function, recording)
-    return _plain(function, recording)
+    wrapper = _plain(function, recording)
+    return wrapper if aside is None else _aside(function, wrapper, aside)
+
+
+def _aside(function: Callable[..., Any], wrapper: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:
+    """Call *function* itself while *aside* says so: a compiler that traces this must find nothing but the host's call."""
+
+    @functools.wraps(function)
+    def either(*args: Any, **kwargs: Any) -> Any:
+        if aside():
+            return function(*args, **kwargs)
+        return wrapper(*args, **kwargs)
+
+    return either
 
 
 def _plain(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:

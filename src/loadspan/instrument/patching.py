@@ -81,6 +81,8 @@ class Target:
     """Fine calls: the bytes a call works on, by which an implicit load that brought them is recognized."""
     apart: str = ""
     """Fine calls: attribute that gets their seconds. They are tallied apart from the stage's others, whose throughput they do not lower."""
+    aside: Callable[[], Callable[[], bool] | None] | None = None
+    """Coarse calls: gives, once the library is there, what is asked first of all and by itself whether to leave a call alone."""
     replace: Callable[[Any], Any] | None = None
     """REPLACE: from the original to its replacement."""
     aliases: tuple[str, ...] = ()

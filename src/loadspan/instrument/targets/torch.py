@@ -33,6 +33,11 @@ def _torch() -> Any:
     return sys.modules["torch"]
 
 
+def _compiling() -> Callable[[], bool] | None:
+    """Whether a call is being traced, in torch's own word: Dynamo knows it, and takes nothing of ours into the graph."""
+    return getattr(getattr(_torch(), "compiler", None), "is_compiling", None)
+
+
 # torch.load
 
 
@@ -296,13 +301,14 @@ ROWS = (
         stage=names.LOAD_STATE_DICT,
         describe=_describe_state_dict,
         measure=_measure_state_dict,
+        aside=_compiling,
         why="state dict into module; with mapped tensors the disk is read here",
     ),
     Target(
         module="torch.nn.modules.module",
         attribute="Module._apply",
         kind=Kind.REPLACE,
-        replace=lambda original: recorded(original, _Apply()),
+        replace=lambda original: recorded(original, _Apply(), _compiling()),
         why="where `.to()`, `.cuda()`, `.half()` and their like end",
     ),
     _initialize("cuda"),
