@@ -170,10 +170,15 @@ def coverage(loads: Sequence[Load]) -> float | None:
     return sum(duration * share for duration, share in known if share is not None) / total if total else None
 
 
+def staged(loads: Sequence[Load]) -> float:
+    """Seconds of the loads that are in a stage."""
+    return sum((load.duration or 0.0) * (load.number(names.COVERAGE) or 0.0) for load in loads)
+
+
 def elsewhere(loads: Sequence[Load]) -> str:
-    """What ran most while no stage did, as the loads tell it."""
+    """What ran most in no stage, as the loads tell it: `other: function (file.py:12) 100%`."""
     frames = [load.attributes.get(names.OTHER_FRAMES) for load in loads]
-    return next((found[0] for found in frames if isinstance(found, tuple) and found), "")
+    return next((f"other: {found[0]}" for found in frames if isinstance(found, tuple) and found), "")
 
 
 def sizes(loads: Sequence[Load], truth: dict[str, int]) -> dict[str, float]:

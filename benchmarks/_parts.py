@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import threading
 import time
 import timeit
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +26,11 @@ import _scenarios
 from _measure import Row, differences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
 _US, _MS, _MB = 1e6, 1e3, 1e6
 _KIB = 1024
+_BATCHES = 20
 _READ = 64 << 10
 _SPIN = 0.0015
 """Seconds of a coarse call: over the millisecond from which it has a span."""
@@ -41,80 +46,85 @@ def _decrypt() -> Callable[[], Any]:
     return lambda: cipher.decrypt(nonce, sealed, None)
 
 
-def _mean(work: Callable[[int], Any], count: int) -> float:
-    begun = time.perf_counter()
-    work(count)
-    return (time.perf_counter() - begun) / count
+def _typical(call: Callable[[], Any], count: int) -> float:
+    """Seconds of one call: the median of batches, which other programs disturb only here and there."""
+    size, found = max(1, count // _BATCHES), []
+    for _ in range(_BATCHES):
+        begun = time.perf_counter()
+        for _ in range(size):
+            call()
+        found.append((time.perf_counter() - begun) / size)
+    return statistics.median(found)
 
 
 # Calls inside a load
 
+_Ready = Callable[[], AbstractContextManager[Callable[[], Any]]]
+"""Makes what is called, in the load."""
 
-def _in_a_load(work: Callable[[int], Any], count: int, *, open_load: bool) -> float:
+
+def _in_a_load(ready: _Ready, count: int, *, open_load: bool) -> float:
     import loadspan
 
-    with loadspan.load("benchmark") if open_load else contextlib.nullcontext():
-        return _mean(work, count)
+    with loadspan.load("benchmark") if open_load else contextlib.nullcontext(), ready() as call:
+        return _typical(call, count)
 
 
-def _repeated(call: Callable[[], Any], count: int) -> None:
-    for _ in range(count):
-        call()
-
-
-class _Spinner:
+def _spinner(seconds: float) -> Callable[[], Any]:
     """`load_state_dict` of a module whose own part takes an exact time."""
+    import torch
 
-    def __init__(self, seconds: float) -> None:
-        import torch
+    class Module(torch.nn.Linear):  # type: ignore[misc] # torch is not needed to check us
+        def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+            until = time.perf_counter() + seconds
+            super()._load_from_state_dict(*args, **kwargs)
+            while time.perf_counter() < until:
+                pass
 
-        class Module(torch.nn.Linear):  # type: ignore[misc] # torch is not needed to check us
-            def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-                until = time.perf_counter() + seconds
-                super()._load_from_state_dict(*args, **kwargs)
-                while time.perf_counter() < until:
-                    pass
+    module = Module(4, 4)
+    state = module.state_dict()
+    return lambda: module.load_state_dict(state)
 
-        self._module = Module(4, 4)
-        self._state = self._module.state_dict()
 
-    def __call__(self) -> None:
-        self._module.load_state_dict(self._state)
+@contextlib.contextmanager
+def _tensors(path: Path) -> Iterator[Callable[[], Any]]:
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        keys, get = itertools.cycle(file.keys()), file.get_tensor
+        yield lambda: get(next(keys))
+
+
+@contextlib.contextmanager
+def _reads(path: Path) -> Iterator[Callable[[], Any]]:
+    with open(path, "rb") as file:  # noqa: PTH123 - what hosts call
+        yield lambda: file.read(_READ)
 
 
 def calls(folder: Path, pairs: int, scale: float) -> list[Row]:
     """A call inside a load, and the load itself."""
-    import safetensors
-    import torch  # noqa: F401 - the module of the handle's tensors
+    import torch  # noqa: F401 - what tensors are made with
 
-    count, pairs = max(50, round(20_000 * scale)), 3 * pairs
+    count, pairs = max(_BATCHES, round(20_000 * scale)), 3 * pairs
     _scenarios.write_flat(folder / _scenarios.MODEL, count, (4,))
     plain = folder / "plain"
     with plain.open("wb") as file:
         file.truncate(max(64 << 20, count * _READ))  # a hole: as quick as a page cache can be
 
-    def tensors(count: int) -> None:
-        with safetensors.safe_open(folder / _scenarios.MODEL, framework="pt") as file:
-            get = file.get_tensor
-            for index in range(count):
-                get(f"p{index}")
-
-    def reads(count: int) -> None:
-        with open(plain, "rb") as file:  # noqa: PTH123 - what hosts call
-            for _ in range(count):
-                file.read(_READ)
-
-    def row(what: str, work: Callable[[int], Any], count: int, most: float) -> Row:
-        measure = partial(_in_a_load, work, count)
+    def row(what: str, ready: _Ready, count: int, most: float) -> Row:
+        measure = partial(_in_a_load, ready, count)
         found = differences(partial(measure, open_load=False), partial(measure, open_load=True), pairs, folder / "runs")
         return Row(what=f"{what}, over bare", unit="us", values=[value * _US for value in found], most=most)
 
+    def plainly(call: Callable[[], Any]) -> _Ready:
+        return lambda: contextlib.nullcontext(call)
+
     return [
-        row("fine call: safe_open.get_tensor", tensors, count, 3),
-        row("fine call: AESGCM.decrypt of 1 KiB", partial(_repeated, _decrypt()), count, 3),
-        row("fine call: read(64 KiB) of a large file", reads, count, 3),
-        row("coarse call: load_state_dict of 1.5 ms", partial(_repeated, _Spinner(_SPIN)), 50, 100),
-        row("short coarse call: load_state_dict of 4 x 4", partial(_repeated, _Spinner(0)), max(50, count // 10), 100),
+        row("fine call: safe_open.get_tensor", partial(_tensors, folder / _scenarios.MODEL), count, 3),
+        row("fine call: AESGCM.decrypt of 1 KiB", plainly(_decrypt()), count, 3),
+        row("fine call: read(64 KiB) of a large file", partial(_reads, plain), count, 3),
+        row("coarse call: load_state_dict of 1.5 ms", plainly(_spinner(_SPIN)), 2 * _BATCHES, 100),
+        row("short coarse call: load_state_dict of 4 x 4", plainly(_spinner(0)), max(_BATCHES, count // 10), 100),
         _open_close(folder, pairs),
     ]
 
@@ -122,12 +132,11 @@ def calls(folder: Path, pairs: int, scale: float) -> list[Row]:
 def _open_close(folder: Path, pairs: int) -> Row:
     import loadspan
 
-    def loads(count: int) -> None:
-        for _ in range(count):
-            with loadspan.load("benchmark"):
-                pass
+    def load() -> None:
+        with loadspan.load("benchmark"):
+            pass
 
-    found = differences(lambda: 0.0, lambda: _mean(loads, 20), pairs, folder / "runs")
+    found = differences(lambda: 0.0, lambda: _typical(load, _BATCHES), pairs, folder / "runs")
     return Row(what="load, opened and closed", unit="ms", values=[value * _MS for value in found], most=2)
 
 
@@ -167,7 +176,7 @@ def idle(folder: Path, pairs: int, scale: float) -> list[Row]:
     """Patched functions while nothing is being loaded."""
     import torch  # noqa: F401 - a program that has loaded its model, so that everything is patched
 
-    pairs, number = 5 * pairs, max(10, round(500 * scale))
+    pairs, number = 3 * pairs, max(10, round(500 * scale))
     small = folder / "small.txt"
     small.write_text("small\n" * 100)
 
