@@ -197,12 +197,15 @@ def idle(folder: Path, pairs: int, scale: float) -> list[Row]:
 # Start of a program
 
 
-def start(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001 - the interface
+def start(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001 - it has no size
     """Start of Python programs, instrumented as by the launcher, with loadspan and without."""
     from opentelemetry.instrumentation import auto_instrumentation
 
     hook = str(Path(auto_instrumentation.__file__).parent)
     base = os.environ | {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")} | {"PYTHONPATH": hook}
+    # As after an installation: compiled, whatever the environment says of that. The round that does not count compiles.
+    base["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
+    base.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-c", _START.format(hosts=_HOSTS)]
     imported: set[str] = set()
 
