@@ -178,5 +178,6 @@ class Quick(Stages):
     def failed(self, tally: Tally, error: BaseException) -> Failure:
         """What is kept of the exception of a fine call, for the frame it was made in too."""
         frame = tally.parent or tally.load
-        frame.failure = Failure(error)
+        if frame.failure is None or not frame.failure.is_of(error):
+            frame.failure = Failure(error)
         return frame.failure
