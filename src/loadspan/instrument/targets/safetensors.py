@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -24,40 +25,59 @@ if TYPE_CHECKING:
 _MMAP = "mmap"
 _FORMAT = {names.FORMAT: "safetensors"}
 _HANDLES = 10_000
+_TORCH = ("pt", "torch", "pytorch")
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """What is known of a handle. Nothing of one that was opened before we came: then its tensors may be views, too."""
+
+    path: str | None = None
+    method: str | None = None
+    lazy: bool = True
+    """Whether its tensors may be views on the mapped file, whose bytes arrive later."""
+
+
+_UNKNOWN = _Handle()
 
 
 class _Handles:
     """What is known of open handles, by id: the class takes no attributes and no weak references."""
 
     def __init__(self) -> None:
-        self._files: dict[int, tuple[str, bool]] = {}
+        self._known: dict[int, _Handle] = {}
 
-    def opened(self, handle: Any, path: str, *, lazy: bool) -> None:
-        """Remember a handle; ids are reused, so a new handle overwrites an old one."""
-        self._files[id(handle)] = (path, lazy)
-        while len(self._files) > _HANDLES:
-            del self._files[next(iter(self._files))]
+    def __getitem__(self, handle: Any) -> _Handle:
+        return self._known.get(id(handle), _UNKNOWN)
 
-    def path(self, handle: Any) -> str | None:
-        """File of a handle, None if it was opened before we came."""
-        return self._files.get(id(handle), (None, False))[0]
+    def __setitem__(self, handle: Any, known: _Handle) -> None:
+        """Remember a handle; ids are reused, so a new handle overwrites an old one, also where nothing is known of it."""
+        self._known[id(handle)] = known
+        while len(self._known) > _HANDLES:
+            self._known.pop(next(iter(self._known)), None)
 
-    def lazy(self, handle: Any) -> bool:
-        """Whether its tensors are views on the mapped file."""
-        return self._files.get(id(handle), (None, False))[1]
+    def clear(self) -> None:
+        """Forget all: handles came and went unseen."""
+        self._known.clear()
 
 
 _handles = _Handles()
 _slices = _Handles()
 
 
+def _method(back_end: Any) -> str:
+    return _MMAP if back_end == _MMAP else "buffered"
+
+
 def _lazy(device: Any, back_end: Any) -> bool:
-    """Whether tensors are views on the mapped file: on another device they are copies."""
+    """Whether tensors of torch are views on the mapped file: on another device they are copies."""
     return str(device) == "cpu" and back_end == _MMAP
 
 
 def _replace_init(original: Any) -> Any:
     """`__init__` runs right after a successful open and gets its arguments; the class has none of its own, only `object`'s."""
+    _handles.clear()
+    _slices.clear()
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -70,9 +90,10 @@ def _replace_init(original: Any) -> Any:
 
 
 def _opened(handle: Any, args: Args, kwargs: Kwargs) -> None:
-    path = argument(args, kwargs, 0, "filename")
-    lazy = _lazy(argument(args, kwargs, 2, "device", "cpu"), kwargs.get("backend", _MMAP))
-    _handles.opened(handle, os.fsdecode(path), lazy=lazy)
+    back_end = kwargs.get("backend", _MMAP)
+    # Arrays of other frameworks are copies.
+    lazy = _lazy(argument(args, kwargs, 2, "device", "cpu"), back_end) and argument(args, kwargs, 1, "framework") in _TORCH
+    _handles[handle] = _Handle(os.fsdecode(argument(args, kwargs, 0, "filename")), _method(back_end), lazy)
 
 
 def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
@@ -90,7 +111,8 @@ def _fine(attribute: str, why: str, handles: _Handles) -> Target:
     """A method of a handle or slice that returns tensors."""
 
     def facts(args: Args, kwargs: Kwargs) -> dict[str, Any]:
-        return {names.FORMAT: "safetensors", names.READ_METHOD: _MMAP if handles.lazy(args[0]) else "buffered"}
+        method = handles[args[0]].method
+        return _FORMAT | ({names.READ_METHOD: method} if method is not None else {})
 
     return Target(
         module="safetensors",
@@ -100,8 +122,8 @@ def _fine(attribute: str, why: str, handles: _Handles) -> Target:
         size=_size,
         label=_label,
         facts=facts,
-        path=lambda args, kwargs: handles.path(args[0]),
-        deferred=lambda args, kwargs: handles.lazy(args[0]),
+        path=lambda args, kwargs: handles[args[0]].path,
+        deferred=lambda args, kwargs: handles[args[0]].lazy,
         why=why,
     )
 
@@ -120,9 +142,7 @@ def _replace_get_slice(original: Any) -> Any:
 
 
 def _sliced(handle: Any, result: Any) -> None:
-    path = _handles.path(handle)
-    if path is not None:
-        _slices.opened(result, path, lazy=_handles.lazy(handle))
+    _slices[result] = _handles[handle]
     kind = type(result)
     if not hasattr(kind.__getitem__, "__wrapped__"):
         patch_type(kind, "__getitem__", wrap(_SLICE, kind.__getitem__))
@@ -137,11 +157,11 @@ def _describe_file(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
 
 def _measure_file(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
     found = list(tensors.find(result))
-    frame.size = sum(tensor.nbytes for tensor in found)
+    frame.size = sum(map(tensors.size, found))
     frame.outputs = found
-    lazy = _lazy(argument(args, kwargs, 1, "device", "cpu"), kwargs.get("backend", _MMAP))
-    frame.attributes[names.READ_METHOD] = _MMAP if lazy else "buffered"
-    if lazy:
+    back_end = kwargs.get("backend", _MMAP)
+    frame.attributes[names.READ_METHOD] = _method(back_end)
+    if _lazy(argument(args, kwargs, 1, "device", "cpu"), back_end):
         frame.deferred = True  # type: ignore[union-attr] # rows of this file are stages
 
 
@@ -152,7 +172,7 @@ def _describe_bytes(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> 
 
 def _measure_bytes(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
     found = list(tensors.find(result))
-    frame.size = sum(tensor.nbytes for tensor in found)
+    frame.size = sum(map(tensors.size, found))
     frame.outputs = found
 
 

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LIMIT = 200_000  # objects looked at: a pickle may hold anything
+_PARTS = {
+    "torch.sparse_coo": ("_indices", "_values"),
+    "torch.sparse_csr": ("crow_indices", "col_indices", "values"),
+    "torch.sparse_bsr": ("crow_indices", "col_indices", "values"),
+    "torch.sparse_csc": ("ccol_indices", "row_indices", "values"),
+    "torch.sparse_bsc": ("ccol_indices", "row_indices", "values"),
+}
 
 
 def find(result: Any) -> Iterator[Any]:
@@ -32,6 +39,14 @@ def find(result: Any) -> Iterator[Any]:
             todo.extend(thing.buffers())
 
 
+def size(tensor: Any) -> int:
+    """Bytes of *tensor*; of a sparse one, those of its parts; none of one that is not initialized."""
+    try:
+        return int(tensor.nbytes)
+    except (RuntimeError, ValueError):
+        return sum(int(getattr(tensor, part)().nbytes) for part in _PARTS.get(str(tensor.layout), ()))
+
+
 def unique_size(tensors: list[Any]) -> int:
     """Bytes of the distinct storages behind *tensors*: a view brings its whole storage, two views bring it once."""
     return sum(dict(map(_storage, tensors)).values())
@@ -42,5 +57,5 @@ def _storage(tensor: Any) -> tuple[int, int]:
     try:
         storage = tensor.untyped_storage()
         return storage.data_ptr() or id(tensor), storage.nbytes()
-    except (NotImplementedError, RuntimeError):  # sparse, quantized and wrapped tensors have none
-        return id(tensor), tensor.nbytes
+    except (RuntimeError, ValueError):  # sparse, wrapped and uninitialized tensors have none
+        return id(tensor), size(tensor)

@@ -9,9 +9,11 @@ left alone.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _META = "meta"
+_EMPTY = "to_empty"
 _CASTS = ("half", "float", "double", "bfloat16", "type")
 
 
@@ -47,7 +50,8 @@ def _describe_load(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
         stage.things = [source]
         stage.attributes[names.READ_METHOD] = "memory"
     else:
-        stage.file(getattr(source, "name", source))
+        # A path has a name, too, but that is its last part.
+        stage.file(source if isinstance(source, str | os.PathLike) else getattr(source, "name", None))
 
 
 def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
@@ -75,7 +79,8 @@ def _describe_legacy(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) ->
 def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     stage.module = args[0]
     state_dict = argument(args, kwargs, 1, "state_dict")
-    stage.things = sample(list(state_dict.values()))
+    if isinstance(state_dict, Mapping):
+        stage.things = sample(state_dict.values())
     if argument(args, kwargs, 3, "assign", default=False):
         stage.rated = False  # type: ignore[union-attr] # as above; tensors change hands, no byte moves
 
@@ -85,7 +90,7 @@ def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kw
     unexpected = set(getattr(result, "unexpected_keys", ()))
     kind = _torch().Tensor
     stage.size = sum(
-        tensor.nbytes
+        tensors.size(tensor)
         for key, tensor in state_dict.items()
         if key not in unexpected and isinstance(tensor, kind) and tensor.device.type != _META
     )
@@ -114,7 +119,7 @@ class _Survey:
         """Whether the first tensor in host memory is page-locked; None where asking would set up a device."""
         if not _torch().cuda.is_initialized():
             return None
-        found = next((holder.get(key) for holder, key, device, _ in self.places if device.type == "cpu"), None)
+        found = next((_held(holder, key) for holder, key, device, _ in self.places if device.type == "cpu"), None)
         return bool(found.is_pinned()) if found is not None else None
 
     def source(self) -> Any:
@@ -125,21 +130,31 @@ class _Survey:
         """Bytes moved to another device, bytes cast in place, tensors given memory, and the device and type of what changed first."""
         moved = cast = made = 0
         device = dtype = None
-        seen = set()
+        seen: dict[int, Any] = {}  # and kept: a scripted module makes its tensors anew each time it is asked
         for holder, key, old_device, old_dtype in self.places:
-            tensor = holder.get(key)
+            tensor = _held(holder, key)
             if tensor is None or id(tensor) in seen or tensor.device.type == _META:
                 continue
-            seen.add(id(tensor))
+            seen[id(tensor)] = tensor
             if old_device.type == _META:
                 made += 1
             elif tensor.device != old_device:
-                moved += tensor.nbytes
+                moved += tensors.size(tensor)
                 device = device or tensor.device
             elif tensor.dtype != old_dtype:
-                cast += tensor.nbytes
+                cast += tensors.size(tensor)
                 dtype = dtype or tensor.dtype
         return moved, cast, made, device, dtype
+
+
+def _held(holder: Any, key: str) -> Any:
+    """What *holder*, a dictionary or what a scripted module has in place of one, has under *key*."""
+    return holder[key] if key in holder else None  # noqa: SIM401 - the latter has no `get`
+
+
+def _method(function: Any) -> str:
+    """Method of `Module` that passed *function* to `_apply`."""
+    return str(getattr(function, "__qualname__", "").split(".<locals>")[0].rpartition(".")[2])
 
 
 def _free(function: Any) -> dict[str, Any]:
@@ -155,8 +170,8 @@ def _guess(function: Any, source: Any) -> str:
     captured = _free(function)
     if "device" in captured and (captured["device"] is None or captured["device"] == source):
         return names.CONVERT
-    method = getattr(function, "__qualname__", "").split(".<locals>")[0].rpartition(".")[2]
-    return names.CONVERT if method in _CASTS else names.TO_DEVICE
+    method = _method(function)
+    return names.INITIALIZE if method == _EMPTY else names.CONVERT if method in _CASTS else names.TO_DEVICE
 
 
 class _Apply:
@@ -180,8 +195,9 @@ class _Apply:
 
         stage = recorder.open_stage(_guess(function, survey.source()), describe)
         if stage is not None:
+            pinned, events = safely(survey.pinned), safely(_Events.begin, _free(function).get("device"))
+            self._before.__dict__["kept"] = (survey, function, pinned, events)
             self._before.inside = True
-            self._before.__dict__["kept"] = (survey, function, survey.pinned(), safely(_Events.begin, _free(function).get("device")))
         return stage
 
     def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
@@ -199,7 +215,10 @@ class _Apply:
 
 def _changed(stage: OpenStage, survey: _Survey, function: Any, events: _Events | None) -> None:
     moved, cast, made, device, dtype = survey.compare()
-    if device is not None:
+    if device is not None and _method(function) == _EMPTY:
+        stage.name = names.INITIALIZE  # memory on the device, into which nothing was copied
+        stage.attributes[names.DEVICE_TYPE] = device.type
+    elif device is not None:
         stage.name = names.TO_DEVICE
         stage.size = moved
         stage.attributes[names.DEVICE_TYPE] = device.type
