@@ -75,7 +75,8 @@ class Stages(Loads):
         load = stage.load = frame.load
         stage.parent = frame
         stage.stages = frame.stages | {stage.name}
-        above = frame.handle if frame.handle is not None else load.handle
+        outer = frame.stage
+        above = load.handle if outer is None or outer.handle is None or outer.tallied else outer.handle
         stage.handle = above.child(stage.name, load.epoch(stage.start))
         with load.lock:
             if load.spans >= SPAN_LIMIT:
@@ -84,7 +85,7 @@ class Stages(Loads):
             else:
                 load.spans += 1
         stage.token = current.set(stage)
-        if load.explicit:
+        if load.explicit and not stage.tallied:
             # Others' spans belong under this one. Not under an implicit load, which the host's trace knows nothing of.
             stage.context_token = stage.handle.attach()
         self._others(stage)
@@ -146,7 +147,7 @@ class Stages(Loads):
             self._show_stage(load, stage, failure, end)
 
     def _show_stage(self, load: OpenLoad, stage: OpenStage, error: Failure | None, end: int) -> None:
-        if stage.tallied or stage.step or (end - stage.start < SHORT and not stage.handle_used):
+        if stage.tallied or ((stage.step or end - stage.start < SHORT) and not stage.handle_used):
             self._tally_stage(load, stage, error, end)
             return
         self.flush_tallies(load, stage)
