@@ -55,6 +55,24 @@ def test_an_exception_in_a_short_stage_is_written_down_once(spans: Spans) -> Non
     ]
 
 
+def test_an_exception_through_nested_fine_calls_is_written_down_once(spans: Spans) -> None:
+    def decrypt_slowly() -> None:
+        rest()
+        outer, inner = spans.recorder.begin_fine("decrypt"), spans.recorder.begin_fine("read")
+        try:
+            fail(OSError("gone"), 0.0)
+        except OSError as error:
+            spans.recorder.end_fine(inner, None, error)
+            spans.recorder.end_fine(outer, None, error)
+            raise
+
+    with pytest.raises(OSError, match="gone"), loadspan.load(), loadspan.stage("deserialize"):
+        decrypt_slowly()
+    load = spans.load()
+    assert {span["name"]: span["error"] for span in walk(load)} == dict.fromkeys(("load model", "deserialize", "decrypt", "read"), "gone")
+    assert sum(len(span["events"]) for span in walk(load)) == 1
+
+
 def test_an_exception_through_nested_loads_is_written_down_once(spans: Spans) -> None:
     with pytest.raises(OSError, match="gone"), loadspan.load("outer"), loadspan.load("inner"), loadspan.stage("read"):
         fail(OSError("gone"))

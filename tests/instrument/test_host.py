@@ -9,10 +9,10 @@ from work import MB, checkpoint, layer, rest
 
 import loadspan
 from loadspan.instrument.live import recorder
-from recorded import Spans, outline
+from recorded import Spans, outline, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -36,6 +36,34 @@ def test_in_an_explicit_stage_the_current_span_is_the_stages(spans: Spans) -> No
     assert read["attributes"]["host"] == "was here"
     assert read["events"] == [("hello", {})]
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_spans_of_the_host_keep_a_parent_however_many_stages_there_are(spans: Spans) -> None:
+    tracer = spans.provider.get_tracer("host")
+    with loadspan.load():
+        for _ in range(520):
+            with loadspan.stage("download"), tracer.start_as_current_span("GET"):
+                pass
+    load, *without = spans.all()
+    assert without == []
+    assert sum(span["name"] == "GET" for span in walk(load)) == 520
+    assert len([span for span in walk(load) if span["scope"] == "loadspan"]) <= 500
+
+
+def test_spans_of_the_host_in_a_step_of_a_generator_keep_a_parent(spans: Spans) -> None:
+    tracer = spans.provider.get_tracer("host")
+
+    @loadspan.stage("download")
+    def chunks() -> Iterator[int]:
+        for index in range(3):
+            with tracer.start_as_current_span("GET"):
+                rest()
+            yield index
+
+    with loadspan.load():
+        assert list(chunks()) == [0, 1, 2]
+    [load] = spans.all()
+    assert outline(load)[0]["load model"][:3] == [{"download": ["GET"]}] * 3
 
 
 def test_in_an_implicit_stage_the_current_span_is_the_hosts(spans: Spans) -> None:
