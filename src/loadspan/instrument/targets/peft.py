@@ -6,15 +6,19 @@ peft: adapters put into a model, and merged into its weights.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument.patching import Args, Kwargs, Target, argument
+from loadspan.instrument.targets import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from loadspan.instrument.frames import OpenLoad, OpenStage
+
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def _layers(model: Any) -> list[Any]:
@@ -22,23 +26,28 @@ def _layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "adapter_layer_names") and hasattr(module, "merged_adapters")]
 
 
-def _adapter_size(layers: Iterable[Any], adapters: Iterable[str]) -> int:
-    """Bytes of the adapter weights of *layers*."""
-    wanted = set(adapters)
-    total = 0
-    for layer in layers:
-        for name in layer.adapter_layer_names:
-            holder = getattr(layer, name, None)
-            for adapter, part in getattr(holder, "items", dict)():
-                if adapter in wanted:
-                    total += sum(tensor.nbytes for tensor in part.parameters()) if hasattr(part, "parameters") else part.nbytes
-    return total
+def _parts(layer: Any, adapter: str) -> list[Any]:
+    """Modules and parameters of one adapter in a layer."""
+    holders = (getattr(layer, name, None) for name in layer.adapter_layer_names)
+    return [part for holder in holders for name, part in getattr(holder, "items", dict)() if name == adapter]
+
+
+def _size(part: Any) -> int:
+    return sum(map(tensors.size, part.parameters())) if hasattr(part, "parameters") else tensors.size(part)
+
+
+def _file(folder: Any, subfolder: Any) -> str | None:
+    """The adapter file in a local folder; None where the adapter comes from elsewhere."""
+    if not isinstance(folder, str | os.PathLike):
+        return None
+    paths = (os.path.join(folder, subfolder or "", name) for name in _FILES)  # noqa: PTH118 - no Path object on the recording side
+    return next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113 - as above
 
 
 def _describe_inject(position: int) -> Any:
     def describe(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
         stage.module = argument(args, kwargs, position, "model") if position else args[0]
-        stage.file(argument(args, kwargs, position + 1, "model_id"))
+        stage.file(_file(argument(args, kwargs, position + 1, "model_id"), kwargs.get("subfolder")))
         stage.attributes[names.ADAPTER_NAME] = str(argument(args, kwargs, position + 2, "adapter_name", "default"))
 
     return describe
@@ -55,8 +64,7 @@ def _measure_load_adapter(stage: OpenStage | OpenLoad, result: Any, args: Args, 
 
 def _count_injected(stage: OpenStage | OpenLoad, model: Any) -> None:
     adapter = stage.attributes[names.ADAPTER_NAME]
-    layers = [layer for layer in _layers(model) if any(adapter in (getattr(layer, name, None) or ()) for name in layer.adapter_layer_names)]
-    stage.attributes[names.INJECTED_LAYERS] = len(layers)
+    stage.attributes[names.INJECTED_LAYERS] = sum(bool(_parts(layer, adapter)) for layer in _layers(model))
 
 
 def _describe_merge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -64,12 +72,9 @@ def _describe_merge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> 
 
 
 def _describe_unmerge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    merged = [layer for layer in _layers(args[0]) if layer.merged_adapters]
-    adapters = sorted({str(adapter) for layer in merged for adapter in layer.merged_adapters})
+    merged = [(layer, list(layer.merged_adapters)) for layer in _layers(args[0]) if layer.merged_adapters]
     stage.module = getattr(args[0], "model", args[0])
-    stage.attributes[names.ADAPTER_NAME] = ", ".join(adapters)
-    stage.attributes[names.MERGED_LAYERS] = len(merged)
-    stage.size = _adapter_size(merged, adapters)
+    _changing(stage, sorted({str(adapter) for _, adapters in merged for adapter in adapters}), merged)
 
 
 def _describe_unload(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -84,10 +89,16 @@ def _merging(stage: OpenStage | OpenLoad, tuner: Any, adapters: Any) -> None:
     stage.module = getattr(tuner, "model", tuner)
     names_of = adapters if adapters is not None else getattr(tuner, "active_adapters", ())
     wanted = [names_of] if isinstance(names_of, str) else list(names_of() if callable(names_of) else names_of)
-    layers = [layer for layer in _layers(tuner) if not set(wanted) <= set(layer.merged_adapters)]
-    stage.attributes[names.ADAPTER_NAME] = ", ".join(map(str, wanted))
-    stage.attributes[names.MERGED_LAYERS] = len(layers)
-    stage.size = _adapter_size(layers, wanted)
+    left = [(layer, [adapter for adapter in wanted if adapter not in layer.merged_adapters]) for layer in _layers(tuner)]
+    _changing(stage, wanted, left)
+
+
+def _changing(stage: OpenStage | OpenLoad, adapters: Iterable[Any], changes: Iterable[tuple[Any, list[str]]]) -> None:
+    """Say which adapters go into or out of the base weights; of each layer, only those that it has."""
+    found = [[part for adapter in those for part in _parts(layer, adapter)] for layer, those in changes]
+    stage.attributes[names.ADAPTER_NAME] = ", ".join(map(str, adapters))
+    stage.attributes[names.MERGED_LAYERS] = sum(map(bool, found))
+    stage.size = sum(_size(part) for parts in found for part in parts)
 
 
 ROWS = (
