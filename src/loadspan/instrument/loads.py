@@ -137,8 +137,8 @@ class Loads(Times):
                 return
             failed = error if error is not None or load.explicit else load.failed
             found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
-            if not load.explicit and ((load.held is not None and not self._worth(load)) or self._fold(load, end)):
-                return
+            if not load.explicit and ((load.held is not None and not (load.held and self._worth(load))) or self._fold(load, end)):
+                return  # too small, or of calls that turned out to be nothing
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
@@ -206,7 +206,7 @@ class Loads(Times):
     def open_implicit(self, question: implicit.Question, start: int, library: str | None = None) -> OpenLoad:
         """Open the load of a stage that no open load claims."""
         load = self._new_load(explicit=False, parent=None, start=start)
-        load.origin = question.origin
+        load.origin, load.starter = question.origin, question.starter
         load.held = []
         load.fresh = True
         load.attributes[names.IMPLICIT] = True

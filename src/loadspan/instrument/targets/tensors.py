@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _LIMIT = 200_000  # objects looked at: a pickle may hold anything
 _PARTS = {
@@ -37,6 +37,12 @@ def find(result: Any) -> Iterator[Any]:
         elif isinstance(thing, torch.nn.Module):
             todo.extend(thing.parameters())
             todo.extend(thing.buffers())
+
+
+def referable(things: Iterable[Any]) -> list[Any]:
+    """Those of *things* that may be recognized later: torch refuses to swap a parameter that somebody refers to weakly."""
+    torch: Any = sys.modules["torch"]
+    return [thing for thing in things if not isinstance(thing, torch.nn.Parameter)]
 
 
 def size(tensor: Any) -> int:

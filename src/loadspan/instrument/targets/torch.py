@@ -25,9 +25,10 @@ from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _META = "meta"
+_SLOTS = 8  # for each tensor: then one in eight shares its slot with another
 _EMPTY = "to_empty"
 _CASTS = ("half", "float", "double", "bfloat16", "type")
 
@@ -58,7 +59,7 @@ def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: 
     found = list(tensors.find(result))
     if found:
         stage.size = tensors.unique_size(found)
-    stage.outputs = found
+    stage.outputs = [result] if isinstance(result, _torch().nn.Module) else tensors.referable(found)
 
 
 def _describe_zip(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -80,7 +81,7 @@ def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs
     stage.module = args[0]
     state_dict = argument(args, kwargs, 1, "state_dict")
     if isinstance(state_dict, Mapping):
-        stage.things = sample(state_dict.values())
+        stage.things = sample(tensors.referable(state_dict.values()))
     if argument(args, kwargs, 3, "assign", default=False):
         stage.rated = False  # type: ignore[union-attr] # as above; tensors change hands, no byte moves
 
@@ -92,7 +93,7 @@ def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kw
     stage.size = sum(
         tensors.size(tensor)
         for key, tensor in state_dict.items()
-        if key not in unexpected and isinstance(tensor, kind) and tensor.device.type != _META
+        if key not in unexpected and isinstance(tensor, kind) and not tensor.is_meta
     )
 
 
@@ -104,57 +105,80 @@ class _Before(threading.local):
 
 
 class _Survey:
-    """Devices and types of a module's parameters and buffers. Holds the dictionaries they are in, not the tensors."""
+    """
+    Devices and types of a module's parameters and buffers, in the order of a walk.
+
+    A byte a tensor: 20 000 objects of ours would set off a garbage collection that costs more than all the rest.
+    """
 
     def __init__(self, module: Any) -> None:
-        self.places: list[tuple[Any, str, Any, Any]] = [
-            (holder, key, tensor.device, tensor.dtype)
-            for child in module.modules()
-            for holder in (child._parameters, child._buffers)  # noqa: SLF001 - the public iterators take ten times as long
-            for key, tensor in holder.items()
-            if tensor is not None
-        ]
+        self._module = module
+        self._kinds: list[tuple[Any, Any]] = []
+        """Device and type, by number."""
+        self._walked = array("H")
+        numbers: dict[tuple[Any, Any], int] = {}
+        for tensor in self._walk():
+            kind = tensor.device, tensor.dtype
+            number = numbers.get(kind)
+            if number is None:
+                number = numbers[kind] = len(self._kinds)
+                self._kinds.append(kind)
+            self._walked.append(number)
+
+    def _walk(self) -> Iterator[Any]:
+        for child in self._module.modules():
+            for holder in (child._parameters, child._buffers):  # noqa: SLF001 - the public iterators take ten times as long
+                for tensor in holder.values():
+                    if tensor is not None:
+                        yield tensor
+
+    def __bool__(self) -> bool:
+        return bool(self._walked)
 
     def pinned(self) -> bool | None:
         """Whether the first tensor in host memory is page-locked; None where asking would set up a device."""
         if not _torch().cuda.is_initialized():
             return None
-        found = next((_held(holder, key) for holder, key, device, _ in self.places if device.type == "cpu"), None)
+        found = next((tensor for tensor in self._walk() if tensor.device.type == "cpu"), None)
         return bool(found.is_pinned()) if found is not None else None
 
     def source(self) -> Any:
         """Device of the first tensor that is not meta."""
-        return next((device for _, _, device, _ in self.places if device.type != _META), None)
+        return next((device for device, _ in self._kinds if device.type != _META), None)
+
+    def _tied(self) -> set[int]:
+        """Identities of tensors that are met more than once, and of a few that are not: what a set of all would tell in little memory."""
+        slots = bytearray(_SLOTS * len(self._walked))
+        suspects = set()
+        for tensor in self._walk():
+            slot = (id(tensor) >> 4) % len(slots)
+            if slots[slot]:
+                suspects.add(slot)
+            slots[slot] = 1
+        return {id(tensor) for tensor in self._walk() if (id(tensor) >> 4) % len(slots) in suspects} if suspects else suspects
 
     def compare(self) -> tuple[int, int, int, Any, Any]:
         """Bytes moved to another device, bytes cast in place, tensors given memory, and the device and type of what changed first."""
         moved = cast = made = 0
         device = dtype = None
-        seen: dict[int, Any] = {}  # and kept: a scripted module makes its tensors anew each time it is asked
-        for holder, key, old_device, old_dtype in self.places:
-            tensor = _held(holder, key)
-            if tensor is None or id(tensor) in seen or tensor.device.type == _META:
+        tied, seen = self._tied(), set()
+        for number, tensor in zip(self._walked, self._walk(), strict=False):
+            old_device, old_dtype = self._kinds[number]
+            if tensor.device == old_device and tensor.dtype == old_dtype:
                 continue
-            seen[id(tensor)] = tensor
+            if tensor.is_meta or id(tensor) in seen:
+                continue
+            if id(tensor) in tied:
+                seen.add(id(tensor))
             if old_device.type == _META:
                 made += 1
             elif tensor.device != old_device:
-                moved += tensors.size(tensor)
+                moved += tensor.nbytes
                 device = device or tensor.device
-            elif tensor.dtype != old_dtype:
-                cast += tensors.size(tensor)
+            else:
+                cast += tensor.nbytes
                 dtype = dtype or tensor.dtype
         return moved, cast, made, device, dtype
-
-
-def _held(holder: Any, key: str) -> Any:
-    """What *holder*, a dictionary or what a scripted module has in place of one, has under *key*."""
-    return holder[key] if key in holder else None  # noqa: SIM401 - the latter has no `get`
-
-
-def _method(function: Any) -> str:
-    """Method of `Module` that passed *function* to `_apply`."""
-    return str(getattr(function, "__qualname__", "").split(".<locals>")[0].rpartition(".")[2])
 
 
 def _free(function: Any) -> dict[str, Any]:
@@ -167,10 +191,9 @@ def _free(function: Any) -> dict[str, Any]:
 
 def _guess(function: Any, source: Any) -> str:
     """Stage to show while it runs; what it was is known afterwards."""
-    captured = _free(function)
-    if "device" in captured and (captured["device"] is None or captured["device"] == source):
+    captured, method = _free(function), _method(function)
+    if method == "to" and "device" in captured and (captured["device"] is None or captured["device"] == source):
         return names.CONVERT
-    method = _method(function)
     return names.INITIALIZE if method == _EMPTY else names.CONVERT if method in _CASTS else names.TO_DEVICE
 
 
@@ -186,7 +209,7 @@ class _Apply:
             return None
         module, function = args[0], argument(args, kwargs, 1, "fn")
         survey = _Survey(module)
-        if not survey.places:
+        if not survey:
             return None
 
         def describe(stage: OpenStage) -> None:
