@@ -236,6 +236,7 @@ class OpenLoad(_Described):
         "spans",
         "stages",
         "start",
+        "starter",
         "subjects",
         "tallies",
         "thread",
@@ -289,6 +290,7 @@ class OpenLoad(_Described):
         self.token: Any = None
         self.context_token: Any = None
         self.origin: tuple[Any, ...] = ()
+        self.starter: int | None = None
         self.raw_pending = False
         self.pending_tensors: list[weakref.ref[Any]] = []
         self.subjects: dict[int, weakref.ref[Any] | int] = {}

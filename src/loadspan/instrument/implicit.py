@@ -44,8 +44,10 @@ _READS = 600 * _NANOSECONDS
 
 
 class _Caller(threading.local):
+    starter: int | None = None
+    """Thread that started this one, or submitted the job it runs."""
     task: tuple[int, int] | None = None
-    """Thread and asyncio task that handed this thread the job it runs."""
+    """Thread and asyncio task that did, if it was a task."""
 
 
 caller = _Caller()
@@ -85,6 +87,21 @@ class Question:
     """Tensors, buffers, file objects it works on."""
     paths: Iterable[str] = ()
     origin: tuple[int, int, int] = field(default_factory=origin)
+    starter: int | None = field(default_factory=lambda: caller.starter)
+
+    def reads_for(self, load: OpenLoad) -> bool:
+        """
+        Whether a stage reads a file of *load* for it: the file or a shard beside it.
+
+        In another thread only if that works for the load: it was started by the loading one, or is one of a pool that reads the shards.
+        Two requests that load the same file at once are two loads.
+        """
+        known = tuple(load.paths)
+        if load.origin[:2] == self.origin[:2] or self.starter in (None, load.origin[0]):
+            return any(same_checkpoint(path, other) for path in self.paths for other in known)
+        return self.starter == load.starter and any(
+            same_checkpoint(path, other) and path not in known for path in self.paths for other in known
+        )
 
     def repeats(self, load: OpenLoad) -> bool:
         """Whether *load* has had this very consumer on this very module and waits for nothing more."""
@@ -96,7 +113,7 @@ def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now
     newest = [load for load in loads[::-1] if question.stage != names.READ or not _has_read(load, question, settings, now)]
     tests: tuple[Callable[[OpenLoad], bool], ...] = (
         lambda load: any(load.knows(thing) for thing in question.things),
-        lambda load: any(same_checkpoint(path, known) for path in question.paths for known in tuple(load.paths)),
+        question.reads_for,
         lambda load: load.origin == question.origin and _goes_on(load, question.stage, settings, now),
         lambda load: question.module is not None and load.knows(question.module),
     )

@@ -1,8 +1,8 @@
 """
 The open frame goes with work that is handed to other threads.
 
-Threads and pool jobs take the frame of the code that started or submitted them. Nothing the host passes is changed: the frame is kept on
-the thread or work item and made current around it.
+Threads and pool jobs take the frame of the code that started or submitted them. Nothing the host passes is changed: what is handed over is
+kept on the thread or work item and made known around it.
 """
 
 from __future__ import annotations
@@ -18,67 +18,39 @@ from loadspan.instrument.patching import Kind, Target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_FRAME = "_loadspan_frame"
-_TASK = "_loadspan_task"
+_HANDED = "_loadspan_handed"
 
 
 def _carry(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep the frame of who makes or starts *self* on it."""
+    """Keep on *self* who makes or starts it: the open frame, the thread and the asyncio task."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        frame = current.get()
-        if frame is not None:
-            self.__dict__[_FRAME] = frame
+        self.__dict__[_HANDED] = (current.get(), threading.get_ident(), implicit.task())
         return original(self, *args, **kwargs)
 
     return wrapper
 
 
-def _carry_task(original: Callable[..., Any]) -> Callable[..., Any]:
-    """As `_carry`; and where an asyncio task submits a job, keep which one: a pool's thread works for one task after the other."""
-    carry = _carry(original)
-
-    @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if task := implicit.task():
-            self.__dict__[_TASK] = (threading.get_ident(), task)
-        return carry(self, *args, **kwargs)
-
-    return wrapper
-
-
-def _deliver_task(original: Callable[..., Any]) -> Callable[..., Any]:
-    """As `_deliver`, for a job that may have been submitted by a task."""
-    deliver = _deliver(original)
-
-    @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        task = self.__dict__.pop(_TASK, None)
-        if task is None:
-            return deliver(self, *args, **kwargs)
-        implicit.caller.task = task
-        try:
-            return deliver(self, *args, **kwargs)
-        finally:
-            implicit.caller.task = None
-
-    return wrapper
-
-
 def _deliver(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the frame kept on *self* current while it runs."""
+    """While *self* runs, its frame is current here and its maker known: a pool's thread works for one after the other."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        frame = self.__dict__.pop(_FRAME, None)
-        if frame is None:
+        handed = self.__dict__.pop(_HANDED, None)
+        if handed is None:
             return original(self, *args, **kwargs)
-        token = current.set(frame)
+        frame, starter, task = handed
+        caller = implicit.caller
+        before = caller.starter, caller.task
+        caller.starter, caller.task = starter, (starter, task) if task else None
+        token = current.set(frame) if frame is not None else None
         try:
             return original(self, *args, **kwargs)
         finally:
-            current.reset(token)
+            caller.starter, caller.task = before
+            if token is not None:
+                current.reset(token)
 
     return wrapper
 
@@ -98,14 +70,14 @@ ROWS = (
         module="concurrent.futures.thread",
         attribute="_WorkItem.__init__",
         kind=Kind.REPLACE,
-        replace=_carry_task,
+        replace=_carry,
         why="a pool thread works for whoever submitted the job, not for whoever started the thread",
     ),
     Target(
         module="concurrent.futures.thread",
         attribute="_WorkItem.run",
         kind=Kind.REPLACE,
-        replace=_deliver_task,
+        replace=_deliver,
         why="see `_WorkItem.__init__`",
     ),
 )
