@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs
     stage.module = args[0]
     state_dict = argument(args, kwargs, 1, "state_dict")
     if isinstance(state_dict, Mapping):
-        stage.things = sample(tensors.referable(state_dict.values()))
+        stage.things = tensors.referable(state_dict.values())
     if argument(args, kwargs, 3, "assign", default=False):
         stage.rated = False  # type: ignore[union-attr] # as above; tensors change hands, no byte moves
 
@@ -173,12 +174,17 @@ class _Survey:
             if old_device.type == _META:
                 made += 1
             elif tensor.device != old_device:
-                moved += tensor.nbytes
+                moved += tensors.size(tensor)
                 device = device or tensor.device
             else:
-                cast += tensor.nbytes
+                cast += tensors.size(tensor)
                 dtype = dtype or tensor.dtype
         return moved, cast, made, device, dtype
+
+
+def _method(function: Any) -> str:
+    """Method of `Module` that passed *function* to `_apply`."""
+    return str(getattr(function, "__qualname__", "").split(".<locals>")[0].rpartition(".")[2])
 
 
 def _free(function: Any) -> dict[str, Any]:
