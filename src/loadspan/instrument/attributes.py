@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names, units
@@ -57,9 +58,10 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
 
 
 def file_size(path: str) -> int | None:
-    """Size of the file *path* in bytes, None where there is none."""
+    """Size of the file *path* in bytes, None where it is none."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - no Path object on the recording side
+        status = os.stat(path)  # noqa: PTH116 - no Path object on the recording side
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
     except (OSError, ValueError):
         return None
 

@@ -205,6 +205,7 @@ class OpenLoad(_Described):
 
     __slots__ = (
         "__weakref__",
+        "after",
         "anchor",
         "before",
         "before_process",
@@ -292,7 +293,10 @@ class OpenLoad(_Described):
         self.origin: tuple[Any, ...] = ()
         self.starter: int | None = None
         self.raw_pending = False
-        self.pending_tensors: list[weakref.ref[Any]] = []
+        self.pending_tensors: list[list[weakref.ref[Any]]] = []
+        """A sample of what was brought, a list for each call that brought some."""
+        self.after: counters.Counters | None = None
+        """The process's counters when a stage last ended."""
         self.subjects: dict[int, weakref.ref[Any] | int] = {}
         self.done: set[tuple[str, int]] = set()
         """Stages and modules (by id) that consumers have run on."""
@@ -341,7 +345,7 @@ class OpenLoad(_Described):
         """Whether bytes were brought that nothing has consumed and that still exist."""
         if self.raw_pending:
             return True
-        self.pending_tensors = [ref for ref in self.pending_tensors if ref() is not None]
+        self.pending_tensors = [brought for brought in self.pending_tensors if any(ref() is not None for ref in brought)]
         return bool(self.pending_tensors)
 
     def knows(self, thing: Any) -> bool:

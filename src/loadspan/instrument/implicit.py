@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument import telemetry
-from loadspan.instrument.frames import reference
+from loadspan.instrument.frames import reference, sample
 
 if TYPE_CHECKING:
     import weakref
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _SHARD = re.compile(r"\d+")
 _REMEMBERED = 64
 _SERIES = 1024
+_BROUGHT = 256  # files, or tensors that came one by one
 _NANOSECONDS = 1_000_000_000
 _REPEAT_WINDOW = 60 * _NANOSECONDS
 _REPEATS_SHOWN = 2
@@ -164,15 +165,15 @@ def consumed(load: OpenLoad, stage: str, things: Sequence[Any], outputs: Sequenc
         load.raw_pending = True
     elif stage == names.DESERIALIZE:
         load.raw_pending = False
-        fresh = [ref for ref in map(reference, outputs) if ref is not None]
-        load.pending_tensors = [*load.pending_tensors, *fresh][-256:]
+        brought = [ref for ref in map(reference, sample(outputs)) if ref is not None]
+        load.pending_tensors = [*load.pending_tensors, brought][-_BROUGHT:]
     elif stage in (names.LOAD_STATE_DICT, names.MERGE_LORA, names.TO_DEVICE):
         load.raw_pending = False
-        used = {id(thing) for thing in things}
-        left = [ref for ref in load.pending_tensors if id(ref()) not in used]
-        # Nothing recognized: they were renamed or copied on the way, so all are taken for consumed.
-        partly = stage == names.LOAD_STATE_DICT and len(left) < len(load.pending_tensors)
-        load.pending_tensors = left if partly else []
+        waiting = {id(ref()) for brought in load.pending_tensors for ref in brought}
+        used = {id(thing) for thing in things if id(thing) in waiting}
+        # What was brought together is consumed together. Nothing recognized: it was renamed or copied, and all is taken for consumed.
+        left = [brought for brought in load.pending_tensors if not any(id(ref()) in used for ref in brought)]
+        load.pending_tensors = left if used and stage == names.LOAD_STATE_DICT else []
 
 
 class Ended:

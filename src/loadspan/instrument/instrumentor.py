@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import propagation, targets, telemetry
+from loadspan.instrument import leaving, propagation, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
@@ -38,7 +38,7 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
             recorder.telemetry = telemetry.Telemetry(kwargs.get("tracer_provider"))
             self._patches = Patches(wrap)
             recorder.active = True
-            self._patches.install([*propagation.ROWS, *targets.rows(recorder.settings)])
+            self._patches.install([*propagation.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface
         with guard:

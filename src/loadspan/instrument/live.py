@@ -11,7 +11,7 @@ from loadspan.guard import guard, safely
 from loadspan.instrument.recorder import Recorder
 from loadspan.instrument.sampler import Sampler
 
-_FLUSH = 2.0  # seconds a leaving child may wait for its spans to be sent
+_FLUSH = 1.0  # seconds a leaving child may wait for its spans to be sent
 
 recorder = Recorder()
 sampler = Sampler(recorder)
@@ -29,7 +29,7 @@ def _opened() -> None:
         util: Any = sys.modules.get("multiprocessing.util")
         process: Any = sys.modules.get("multiprocessing.process")
         if util is not None and process is not None and process.parent_process() is not None:
-            util.Finalize(None, safely, args=(_leave_child,), exitpriority=100)
+            util.Finalize(None, safely, args=(leave_child,), exitpriority=100)
 
 
 def _leave() -> None:
@@ -37,7 +37,8 @@ def _leave() -> None:
     sampler.stop()
 
 
-def _leave_child() -> None:
+def leave_child() -> None:
+    """Deliver what is recorded: this process runs no exit functions."""
     _leave()
     recorder.telemetry.flush(_FLUSH)
 
@@ -49,4 +50,5 @@ def _forked() -> None:
 
 
 recorder.on_open = _opened
+recorder.on_close = sampler.keep
 os.register_at_fork(after_in_child=_forked)

@@ -47,6 +47,10 @@ class Loads(Times):
         """Loads shown so far."""
         self.on_open: Callable[[], None] = lambda: None
         """Called when a load was opened; starts the sampler."""
+        self.on_close: Callable[[], None] = lambda: None
+        """Called when a coarse stage has ended; puts it on disk."""
+        self.recorded = False
+        """Whether this process has opened a load."""
 
     # Opening and closing
 
@@ -62,7 +66,7 @@ class Loads(Times):
         load.attributes.update(described)
         if name:
             load.attributes[names.MODEL_NAME] = load.attributes[names.REQUEST_MODEL] = name
-        self._start_root(load, telemetry.here())
+        self._start_root(load, telemetry.here(), above=frame.handle if frame is not None else None)
         load.muted = not load.handle.recording()
         self._register(load)
         load.token = current.set(load)
@@ -81,11 +85,14 @@ class Loads(Times):
     def _register(self, load: OpenLoad) -> None:
         with self.lock:
             self.loads.append(load)
+        self.recorded = True
         self.on_open()
 
-    def _start_root(self, load: OpenLoad, context: Any, link: Any = None) -> None:
+    def _start_root(self, load: OpenLoad, context: Any, link: Any = None, above: telemetry.SpanHandle | None = None) -> None:
         # Given at the start, since samplers decide by what is there then.
         known = {name: load.attributes[name] for name in (names.MODEL_NAME, names.LOADER, names.IMPLICIT) if name in load.attributes}
+        if above is not None and not telemetry.current_span_id():
+            context = above.context()  # the host's context did not come along into this thread, ours did
         load.handle = self.telemetry.root(load.epoch(load.start), known, context, link)
 
     def close_load(self, load: OpenLoad, error: BaseException | None = None, end: int | None = None) -> None:
@@ -137,7 +144,7 @@ class Loads(Times):
                 return
             failed = error if error is not None or load.explicit else load.failed
             found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
-            if not load.explicit and ((load.held is not None and not (load.held and self._worth(load))) or self._fold(load, end)):
+            if not load.explicit and ((load.held is not None and not (load.held and self.worth(load))) or self._fold(load, end)):
                 return  # too small, or of calls that turned out to be nothing
             self._release(load)
             with self.lock:
@@ -146,15 +153,26 @@ class Loads(Times):
             self._end_span(load.handle, load.epoch(end), found, failed)
         telemetry.write()
 
-    def _facts(self, load: OpenLoad) -> counters.IoFacts:
+    def _facts(self, load: OpenLoad) -> counters.IoFacts | None:
+        """What the kernel counted during a load; None where it was not looked at in time."""
+        if not load.explicit:
+            # It ended with its last stage, and this is a while after. The sampler looks a tenth of a second after a fine call.
+            after = load.after
+            late = after is not None and after.at < load.last_end
+            return None if after is None or late else counters.difference(load.before_process, after)
         whole = counters.difference(load.before_process, counters.of_process())
-        if load.explicit and threading.get_ident() == load.thread:
-            return counters.with_blocked(whole, counters.difference(load.before, counters.of_thread(load.thread)))
-        return whole
+        if threading.get_ident() != load.thread:
+            return whole
+        return counters.with_blocked(whole, counters.difference(load.before, counters.of_thread(load.thread)))
+
+    def look(self, load: OpenLoad) -> None:
+        """Read the counters of an implicit load that has become quiet."""
+        if not load.explicit and not load.busy and (load.after is None or load.after.at < load.last_end):
+            load.after = counters.of_process()
 
     # Showing
 
-    def _worth(self, load: OpenLoad) -> bool:
+    def worth(self, load: OpenLoad) -> bool:
         """Whether an implicit load is big or long enough to be shown, or failed."""
         return (
             load.failed is not None or sum(load.sizes().values()) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
@@ -192,7 +210,7 @@ class Loads(Times):
 
     def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
         """End a stage's span, or keep it until its implicit load is worth showing. The load's lock is held."""
-        if load.held is not None and self._worth(load) and not self._waits(load):
+        if load.held is not None and self.worth(load) and not self._waits(load):
             self._release(load)
         if load.name and names.MODEL_NAME not in found:
             found[names.MODEL_NAME] = load.name
@@ -267,9 +285,9 @@ class Loads(Times):
         frame = current.get()
         while frame is not None and frame.load.closed:
             frame = frame.load.parent
-        if frame is None and self.loads:
+        if frame is None and self.loads and implicit.caller.starter is None:
             roots = [load for load in self.loads if load.explicit and load.parent is None]
-            # A thread that was born during the one open load works for it, even if nobody gave it a context.
+            # A thread that was born during the one open load, and of which nobody knows who started it, works for that load.
             if len(roots) == 1 and threading.get_ident() not in roots[0].threads:
                 return roots[0]
         return frame

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SEGMENT = 5_000_000_000
 """Nanoseconds after which a running tally reports a segment; doubled with every 64 spans of the load."""
 
+REST = 1_000_000_000
+"""Nanoseconds without a call after which a tally is shown, and what comes then is another."""
+
 DEEP = 1 << 18
 """Bytes of a chunk from which two more readings of 2 us are under a percent of the call."""
 
@@ -104,6 +107,8 @@ class Quick(Stages):
             return None
         tally.usage = usage()
         tally.begun = time.perf_counter_ns()
+        if tally.begun - tally.last > REST and tally.count:
+            return None
         load.inside = tally
         if load.solo:
             return tally

@@ -16,7 +16,8 @@ from loadspan.facts import counters
 from loadspan.instrument import implicit
 from loadspan.instrument.bursts import Burst
 from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
-from loadspan.instrument.quick import DEEP, FineCall, Local, Quick, usage
+from loadspan.instrument.loads import SPAN_LIMIT
+from loadspan.instrument.quick import DEEP, REST, FineCall, Local, Quick, usage
 from loadspan.instrument.tally import Tally
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class Recorder(Quick):
             if load.fresh:
                 load.restart(now)
                 nodes[:] = self.nodes(tally.name, frame)
+            if tally.count and not tally.active and now - tally.last > REST and load.spans < SPAN_LIMIT:
+                load.spans += 1
+                self.emit(load, tally)
             tally.first = tally.first or now
             tally.active += 1
             tally.concurrency = max(tally.concurrency, tally.active)
@@ -257,3 +261,4 @@ class Recorder(Quick):
         self.loads, self.stages = [], []
         self.repetitions = implicit.Repetitions()
         self.local = Local()
+        self.recorded, self.closed = False, 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,15 @@ if TYPE_CHECKING:
 TICK = 0.1
 """Seconds between two readings."""
 
+_KEPT = 0.05  # seconds; writing costs a quarter of a millisecond
 _LINGER = 20  # ticks without an open load after which the thread ends
 _DEEPEST = 200  # frames looked at
 _NEAR = 8  # frames that our own calls into libraries are deep
-_OWN = frozenset(str(Path(__file__).with_name(f"{name}.py")) for name in ("loads", "stages", "recorder", "telemetry", "live", "sampler"))
+_PACKAGE = str(Path(__file__).parents[1])
+_OWN = frozenset(
+    str(Path(__file__).with_name(f"{name}.py"))
+    for name in ("times", "loads", "stages", "quick", "recorder", "telemetry", "live", "sampler")
+)
 
 
 class Constructors:
@@ -65,15 +71,17 @@ class Constructors:
         return False
 
 
-def _ours(frame: FrameType | None) -> bool:
-    """Whether loadspan itself is at work: that is not what the load waits for."""
-    for _ in range(_NEAR):
-        if frame is None:
-            return False
-        if frame.f_code.co_filename in _OWN:
-            return True
+def _host(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of the host, None where loadspan itself is at work: that is not what the load waits for."""
+    looked, outer = 0, frame
+    while outer is not None and looked < _NEAR:
+        if outer.f_code.co_filename in _OWN:
+            return None
+        looked, outer = looked + 1, outer.f_back
+    # A wrapper of ours is on top between the host's code and the call: the interpreter lock changes hands there.
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return False
+    return frame
 
 
 class Sampler:
@@ -83,11 +91,13 @@ class Sampler:
         self._recorder = recorder
         self._lock = threading.Lock()
         self._running = False
+        self._kept = 0.0
         self._stop = threading.Event()
         self._constructors = Constructors()
 
     def wake(self) -> None:
-        """Start the thread if it does not run."""
+        """A load was opened: start the thread if it does not run."""
+        self._kept = time.perf_counter()  # a load that is over in a moment has nothing that must be kept before its end
         if self._running:
             return
         with self._lock:
@@ -102,6 +112,17 @@ class Sampler:
         self._stop.set()
         telemetry.write()
         state.write(self._recorder, ended=True)
+
+    def keep(self) -> None:
+        """A stage has ended: put it on disk, unless something was a moment ago. A process may be killed before the next tick."""
+        now = time.perf_counter()
+        if now - self._kept > _KEPT:
+            self._kept = now
+            self._write()
+
+    def _write(self) -> None:
+        telemetry.write()
+        state.write(self._recorder, ended=False)
 
     def abandon(self) -> None:
         """Forget the thread: it did not survive the fork."""
@@ -129,16 +150,18 @@ class Sampler:
             frames = sys._current_frames()  # noqa: SLF001 - the only way to see what another thread runs
             for load in loads:
                 self._look(load, frames.get(load.thread))
+                self._recorder.look(load)
             del frames
         self._recorder.close_finished()
-        telemetry.write()
-        state.write(self._recorder, ended=False)
+        self._kept = time.perf_counter()
+        self._write()
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:
         """Note what the loading thread runs while no stage is open."""
         if frame is None or load.busy:
             return
-        if _ours(frame):
+        frame = _host(frame)
+        if frame is None:
             return
         constructing = self._constructors.running(frame)
         name = f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"

@@ -114,6 +114,7 @@ class Stages(Loads):
             self._close(stage, error, time.perf_counter_ns() if end is None else end)
         finally:
             stage.let_go()
+        self.on_close()
 
     def _close(self, stage: OpenStage, error: BaseException | None, end: int) -> None:
         if stage.folded:
@@ -147,7 +148,8 @@ class Stages(Loads):
             self._show_stage(load, stage, failure, end)
 
     def _show_stage(self, load: OpenLoad, stage: OpenStage, error: Failure | None, end: int) -> None:
-        if stage.tallied or ((stage.step or end - stage.start < SHORT) and not stage.handle_used):
+        short = error is None and (stage.step or end - stage.start < SHORT)
+        if stage.tallied or (short and not stage.handle_used):
             self._tally_stage(load, stage, error, end)
             return
         self.flush_tallies(load, stage)
@@ -165,8 +167,9 @@ class Stages(Loads):
         if stage.before is None or stage.before_process is None:
             return
         own = counters.difference(stage.before, counters.of_thread(threading.get_ident()))
+        after = stage.load.after = counters.of_process()
         if stage.alone:
-            whole = counters.difference(stage.before_process, counters.of_process())
+            whole = counters.difference(stage.before_process, after)
             stage.finished = counters.with_blocked(whole, own)
         else:
             stage.finished = own
@@ -175,16 +178,15 @@ class Stages(Loads):
         """Take over from a stage what its load has to know. The load's lock is held."""
         load.failed = error
         load.paths.update(stage.paths)
-        things, outputs = sample(stage.things), sample(stage.outputs)
         if not load.explicit:  # nothing is ever looked for in an explicit one
-            load.learn((*things, *outputs))
+            load.learn((*sample(stage.things), *sample(stage.outputs)))
         if stage.module is not None:
             load.learn((stage.module,))
             load.done.add((stage.name, id(stage.module)))
             with self.lock:
                 self.repetitions.ended(stage.name, stage.module, end - stage.start)
         if error is None:
-            implicit.consumed(load, stage.name, things, outputs)
+            implicit.consumed(load, stage.name, stage.things, stage.outputs)
         for name in (names.DEVICE_TYPE, names.DEVICE_INDEX):
             if name in stage.attributes:
                 load.attributes.setdefault(name, stage.attributes[name])

@@ -38,7 +38,8 @@ def write(recorder: Recorder, *, ended: bool) -> None:
     """Write the state file, if there is a folder and anything new to say. A folder that cannot be written is nobody's problem here."""
     if folder is None:
         return
-    loads = [load for load in list(recorder.loads) if not load.muted]
+    # One that is too small to be shown so far is not named: it may turn out to be none.
+    loads = [load for load in list(recorder.loads) if not load.muted and (load.held is None or recorder.worth(load))]
     if not loads and not ended and _Written.idle:
         return
     _Written.idle = not loads
@@ -71,12 +72,12 @@ def _state(recorder: Recorder, loads: list[OpenLoad], *, ended: bool) -> dict[st
 
 
 def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
-    context = load.handle.span_context() if load.held is None else None
+    context = load.handle.span_context()
     parent = load.parent.load.handle.span_context().span_id if load.parent is not None else 0
     with load.lock:
         return {
-            "trace_id": f"{context.trace_id:032x}" if context else None,
-            "span_id": f"{context.span_id:016x}" if context else None,
+            "trace_id": f"{context.trace_id:032x}",
+            "span_id": f"{context.span_id:016x}",
             "parent_id": f"{parent:016x}" if parent else None,
             "model": load.name,
             "loader": load.attributes.get(names.LOADER),

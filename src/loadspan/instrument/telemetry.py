@@ -185,6 +185,10 @@ class SpanHandle:
                 )
             return self._span
 
+    def context(self) -> Context:
+        """A context in which this is the current span."""
+        return trace.set_span_in_context(self.span(), otel_context.Context())
+
     def span_context(self) -> trace.SpanContext:
         """Identity of the span."""
         return self.span().get_span_context()

@@ -81,6 +81,7 @@ def waterfall(load: Load, *, running: bool = False, show_pid: bool = False) -> W
     kept = _longest(spans)
     rows = [_row(span, depth, load.start, end) for span, depth in spans if id(span) in kept]
     rows.extend(_folded([span for span, _ in spans if id(span) not in kept]))
+    rows.extend(_untold(load))
     rows.extend(_other(load, end))
     return Waterfall(
         name=load.text(names.MODEL_NAME),
@@ -197,12 +198,21 @@ def _exclusive(span: Span) -> float | None:
     return sum(end - start for start, end in _gaps(span.children, span.start, span.end)) / 1e9
 
 
+def _untold(load: Load) -> Iterator[Row]:
+    """Stages of a load that has no spans of them, as when it stands for many: all that is known are their seconds."""
+    if not load.children:
+        for stage, seconds in load.partition.items():
+            if stage != names.OTHER:
+                yield Row(label=stage, duration=seconds, exclusive=seconds, size=_size(load))
+
+
 def _other(load: Load, end: int) -> Iterator[Row]:
     seconds = load.number(names.partition(names.OTHER))
     if seconds is None:
         return
     frames = load.attributes.get(names.OTHER_FRAMES)
-    gaps = [_share(start, stop, load.start, end) for start, stop in _gaps(load.children, load.start, end)] if seconds > 0 else []
+    drawn = seconds > 0 and (bool(load.children) or len(load.partition) == 1)  # else nobody knows when its stages ran
+    gaps = [_share(start, stop, load.start, end) for start, stop in _gaps(load.children, load.start, end)] if drawn else []
     yield Row(
         label=names.OTHER,
         bars=tuple(gaps),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def find(result: Any) -> Iterator[Any]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return
-    todo, seen = [result], 0
+    todo, seen = deque([result]), 0
     while todo and seen < _LIMIT:
-        thing = todo.pop()
+        thing = todo.popleft()  # in the order of the result: others recognize a state dict by a sample of it
         seen += 1
         if isinstance(thing, torch.Tensor):
             if thing.device.type != "meta":

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import recorded
-from loadspan.instrument.frames import OpenLoad, OpenStage, sample
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from loadspan.instrument.frames import OpenLoad, OpenStage
 
 _META = "meta"
 _SLOTS = 8  # for each tensor: then one in eight shares its slot with another
@@ -91,11 +92,12 @@ def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kw
     state_dict = argument(args, kwargs, 1, "state_dict")
     unexpected = set(getattr(result, "unexpected_keys", ()))
     kind = _torch().Tensor
-    stage.size = sum(
+    size = sum(
         tensors.size(tensor)
         for key, tensor in state_dict.items()
         if key not in unexpected and isinstance(tensor, kind) and not tensor.is_meta
     )
+    stage.size = size or None  # nothing matched: the host may be about to raise
 
 
 # Module.to, cuda, half, ...
