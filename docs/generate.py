@@ -50,30 +50,39 @@ def page() -> str:
     rows: dict[str, list[str]] = {}
     for row in targets.rows(Settings()):
         rows.setdefault(row.module.partition(".")[0], []).append(f"`{row.module}.{row.attribute}`")
-    return "\n\n".join(
-        [
-            HEAD.rstrip(),
-            "## Commands",
-            table(("command", "what it does"), [(f"`loadspan {name}`", _summary(command)) for name, command in commands.commands().items()]),
-            "## Stages",
-            "The name of a stage is the name of its span and its `loadspan.stage`.",
-            table(("stage", "what it is"), [(f"`{stage}`", STAGES[stage]) for stage in names.STAGES]),
-            "## Attributes",
-            "Sizes are bytes, durations seconds. A value that is not known is absent.",
-            table(
-                ("attribute", "type", "unit", "on", "meaning"),
-                [(f"`{item.name}`", item.type, item.unit, item.on, item.meaning) for item in names.ATTRIBUTES],
-            ),
-            "## Environment variables",
-            table(
-                ("variable", "default", "values", "meaning"),
-                [(f"`{item.name}`", f"`{item.default}`" if item.default else "", item.values, item.meaning) for item in names.VARIABLES],
-            ),
-            "## What is wrapped",
-            "A row waits for its library; one that a version does not have is skipped.",
-            table(("library", "functions"), [(library, ", ".join(functions)) for library, functions in rows.items()]),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                HEAD.rstrip(),
+                "## Commands",
+                table(
+                    ("command", "what it does"),
+                    [(f"`loadspan {name}`", _summary(command)) for name, command in commands.commands().items()],
+                ),
+                "## Stages",
+                "The name of a stage is the name of its span and its `loadspan.stage`.",
+                table(("stage", "what it is"), [(f"`{stage}`", STAGES[stage]) for stage in names.STAGES]),
+                "## Attributes",
+                "Sizes are bytes, durations seconds. A value that is not known is absent.",
+                table(
+                    ("attribute", "type", "unit", "on", "meaning"),
+                    [(f"`{item.name}`", item.type, item.unit, item.on, item.meaning) for item in names.ATTRIBUTES],
+                ),
+                "## Environment variables",
+                table(
+                    ("variable", "default", "values", "meaning"),
+                    [
+                        (f"`{item.name}`", f"`{item.default}`" if item.default else "", item.values, item.meaning)
+                        for item in names.VARIABLES
+                    ],
+                ),
+                "## What is wrapped",
+                "A row waits for its library; one that a version does not have is skipped.",
+                table(("library", "functions"), [(library, ", ".join(functions)) for library, functions in rows.items()]),
+            ]
+        )
+        + "\n"
+    )
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ def value(raw: Any) -> dict[str, Any]:
     return {"arrayValue": {"values": [{"stringValue": item} for item in raw]}}
 
 
-def span(  # noqa: PLR0913 - a span has that many parts
+def span(
     name: str,
     span_id: str,
     parent: str | None,
