@@ -61,7 +61,7 @@ def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: 
     found = list(tensors.find(result))
     if found:
         stage.size = tensors.unique_size(found)
-    stage.outputs = [result] if isinstance(result, _torch().nn.Module) else tensors.referable(found)
+    stage.outputs = [result] if isinstance(result, _torch().nn.Module) else tensors.referable(sample(found))
 
 
 def _describe_zip(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
