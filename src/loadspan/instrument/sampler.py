@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TICK = 0.1
 """Seconds between two readings."""
 
-_KEPT = 0.05  # seconds; writing costs a quarter of a millisecond
+_KEPT = 0.02  # seconds between two writings; each takes up to a millisecond
 _LINGER = 20  # ticks without an open load after which the thread ends
 _DEEPEST = 200  # frames looked at
 _NEAR = 8  # frames that our own calls into libraries are deep
@@ -93,6 +93,8 @@ class Sampler:
         self._running = False
         self._kept = 0.0
         self._stop = threading.Event()
+        self._nudged = threading.Event()
+        self._writing = threading.Lock()
         self._constructors = Constructors()
 
     def wake(self) -> None:
@@ -110,23 +112,28 @@ class Sampler:
     def stop(self) -> None:
         """End the thread and say in the state file that the process left in order."""
         self._stop.set()
-        telemetry.write()
-        state.write(self._recorder, ended=True)
+        self._nudged.set()
+        with self._writing:
+            telemetry.write()
+            state.write(self._recorder, ended=True)
 
     def keep(self) -> None:
-        """A stage has ended: put it on disk, unless something was a moment ago. A process may be killed before the next tick."""
-        now = time.perf_counter()
-        if now - self._kept > _KEPT:
-            self._kept = now
-            self._write()
+        """A stage has ended: have it written now, unless something was a moment ago. A process may be killed before the next tick."""
+        if time.perf_counter() - self._kept > _KEPT:
+            self._nudged.set()  # by the thread: it takes a millisecond, which is not the load's
 
     def _write(self) -> None:
-        telemetry.write()
-        state.write(self._recorder, ended=False)
+        self._kept = time.perf_counter()
+        with self._writing:
+            if not self._stop.is_set():
+                telemetry.write()
+                state.write(self._recorder, ended=False)
 
     def abandon(self) -> None:
         """Forget the thread: it did not survive the fork."""
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._nudged = threading.Event()
         self._running = False
 
     def _run(self) -> None:
@@ -142,7 +149,12 @@ class Sampler:
                 if stop.is_set() or (idle > _LINGER and not self._recorder.loads):
                     self._running = False
                     return
-            stop.wait(TICK)
+            ticked = time.perf_counter()
+            while not stop.is_set() and (left := ticked + TICK - time.perf_counter()) > 0:
+                if self._nudged.wait(left):
+                    self._nudged.clear()
+                    with guard:
+                        self._write()
 
     def _tick(self) -> None:
         loads = list(self._recorder.loads)
@@ -153,7 +165,6 @@ class Sampler:
                 self._recorder.look(load)
             del frames
         self._recorder.close_finished()
-        self._kept = time.perf_counter()
         self._write()
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:

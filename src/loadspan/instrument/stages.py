@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _REPEATABLE = frozenset({names.LOAD_STATE_DICT, names.TO_DEVICE, names.CONVERT})
 
+_APART = 100_000_000  # nanoseconds between two short calls after which they are shown apart
+
 SHORT = 1_000_000
 """Nanoseconds under which a coarse call is tallied."""
 
@@ -216,6 +218,10 @@ class Stages(Loads):
         """Tally a stage that is not worth a span, and what was tallied in it. The load's lock is held."""
         parent = self._without_span(load, stage)
         tally = self.tally(parent, stage.name)
+        apart = tally.count and not tally.active and stage.start - tally.last > _APART
+        if apart and not stage.step and load.spans < SPAN_LIMIT // 2:
+            load.spans += 1
+            self.emit(load, tally)  # a bar over both would cover what ran between them
         tally.add(stage.start, end, stage.size_known if error is None else None)
         tally.describe(stage.attributes)
         tally.paths.update(stage.paths)
