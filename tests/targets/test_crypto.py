@@ -198,8 +198,14 @@ def test_frames_of_a_file_are_one_stage(spans: Spans) -> None:
 
 def test_threads_of_a_load_share_its_stage(spans: Spans) -> None:
     data = AESGCM(KEY).encrypt(NONCE[:12], PLAIN, None)
+    together = threading.Barrier(4)  # all alive at once: the identity of a thread that has ended is given to the next
+
+    def work() -> None:
+        together.wait()
+        AESGCM(KEY).decrypt(NONCE[:12], data, None)
+
     with loadspan.load("m"):
-        workers = [threading.Thread(target=lambda: AESGCM(KEY).decrypt(NONCE[:12], data, None)) for _ in range(4)]
+        workers = [threading.Thread(target=work) for _ in range(4)]
         for worker in workers:
             worker.start()
         for worker in workers:

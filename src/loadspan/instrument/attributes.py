@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TEXT_LIMIT = 1024
 _FRAMES = 3
 _UNKNOWN = 0.05  # share of the busy time of which it need not be known whether the thread was asleep
+_FROM_FILES = (names.READ, names.DESERIALIZE)
 _ORDER = (
     names.DESERIALIZE,
     names.DECRYPT,
@@ -115,7 +116,7 @@ def of_stage(stage: OpenStage, end: int, *, full_paths: bool) -> dict[str, Any]:
     _throughput(found, size, busy, deferred=stage.deferred or not stage.rated)
     found |= stage.inner_attributes or {}
     found |= stage.attributes
-    if stage.name in (names.READ, names.DESERIALIZE):
+    if stage.name in _FROM_FILES:
         _cold(found, stage.paths, size, deferred=stage.deferred)
     return found
 
@@ -154,9 +155,9 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     found |= files(tally.paths, full_paths=full_paths)
     _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or not tally.rated)
     found |= tally.attributes
-    if tally.name == names.READ:
-        if tally.sized and not tally.deferred:
-            found[names.IO_READ] = tally.size
+    if tally.name == names.READ and tally.sized and not tally.deferred:
+        found[names.IO_READ] = tally.size
+    if tally.name in _FROM_FILES:
         _cold(found, tally.paths, tally.size if tally.sized else None, deferred=tally.deferred)
     return found
 
