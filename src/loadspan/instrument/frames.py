@@ -286,7 +286,7 @@ class OpenLoad(_Described):
         self.before: counters.Counters
         self.before_process: counters.Counters
         self.handle: SpanHandle
-        self.held: list[tuple[SpanHandle, int, dict[str, Any], Failure | None]] | None = None
+        self.held: list[Any] | None = None
         """Finished spans of an implicit load that is too small to be shown so far."""
         self.token: Any = None
         self.context_token: Any = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from loadspan import names
 from loadspan.facts import counters
@@ -16,16 +18,18 @@ from loadspan.instrument.tally import Tally
 from loadspan.instrument.times import Times
 from loadspan.settings import Settings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
 
 _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
 _IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
+
+
+_Found = dict[str, Any] | Callable[[], dict[str, Any]]
+"""Attributes, or what makes them."""
+
+_Shown = tuple[OpenLoad, telemetry.SpanHandle, int, _Found, Failure | None]
 
 
 class Loads(Times):
@@ -50,6 +54,8 @@ class Loads(Times):
         self.on_close: Callable[[], None] = lambda: None
         """Called when a coarse stage has ended; puts it on disk."""
         self.recorded = False
+        self._ready: deque[_Shown] = deque()
+        self._delivering = threading.Lock()
         """Whether this process has opened a load."""
 
     # Opening and closing
@@ -150,6 +156,7 @@ class Loads(Times):
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
                 self.closed += 1
+            self.deliver()
             self._end_span(load.handle, load.epoch(end), found, failed)
         telemetry.write()
 
@@ -198,8 +205,7 @@ class Loads(Times):
     def _release(self, load: OpenLoad) -> None:
         """Show an implicit load that was held back until it was worth it."""
         held, load.held = load.held, None
-        for handle, end, found, error in held or ():
-            self._end_span(handle, end, found, error)
+        self._ready.extend(held or ())
 
     def _end_span(self, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
         # An exception passes through every open frame; it is written down once, where it arose.
@@ -208,16 +214,28 @@ class Loads(Times):
         if error is not None:
             error.recorded = True
 
-    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
-        """End a stage's span, or keep it until its implicit load is worth showing. The load's lock is held."""
+    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: _Found, error: Failure | None) -> None:
+        """
+        Have a stage's span made, or keep it until its implicit load is worth showing. The load's lock is held.
+
+        It is made by the sampler, or when the load ends: a quarter of a millisecond after each stage would be the load's.
+        """
         if load.held is not None and self.worth(load) and not self._waits(load):
             self._release(load)
-        if load.name and names.MODEL_NAME not in found:
-            found[names.MODEL_NAME] = load.name
         if load.held is not None:
-            load.held.append((handle, end, found, error))
+            load.held.append((load, handle, end, found, error))
         elif not load.muted:
-            self._end_span(handle, end, found, error)
+            self._ready.append((load, handle, end, found, error))
+
+    def deliver(self) -> None:
+        """Make the spans of the stages that have ended, in their order."""
+        with self._delivering:
+            while self._ready:
+                load, handle, end, found, error = self._ready.popleft()
+                attributes_of = found if isinstance(found, dict) else found()
+                if load.name:
+                    attributes_of.setdefault(names.MODEL_NAME, load.name)
+                self._end_span(handle, end, attributes_of, error)
 
     # Implicit loads
 

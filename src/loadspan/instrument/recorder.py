@@ -262,3 +262,5 @@ class Recorder(Quick):
         self.repetitions = implicit.Repetitions()
         self.local = Local()
         self.recorded, self.closed = False, 0
+        self._ready.clear()
+        self._delivering = threading.Lock()

@@ -26,6 +26,7 @@ TICK = 0.1
 """Seconds between two readings."""
 
 _KEPT = 0.02  # seconds between two writings; each takes up to a millisecond
+_BREATH = 0.005  # seconds after a stage in which the loading thread comes to its next call into C, and needs the interpreter lock no more
 _LINGER = 20  # ticks without an open load after which the thread ends
 _DEEPEST = 200  # frames looked at
 _NEAR = 8  # frames that our own calls into libraries are deep
@@ -114,6 +115,7 @@ class Sampler:
         self._stop.set()
         self._nudged.set()
         with self._writing:
+            self._recorder.deliver()
             telemetry.write()
             state.write(self._recorder, ended=True)
 
@@ -126,6 +128,7 @@ class Sampler:
         self._kept = time.perf_counter()
         with self._writing:
             if not self._stop.is_set():
+                self._recorder.deliver()
                 telemetry.write()
                 state.write(self._recorder, ended=False)
 
@@ -139,22 +142,24 @@ class Sampler:
     def _run(self) -> None:
         idle, stop = 0, self._stop
         while True:
+            self._rest(stop)  # first: the start of a load is no time to take the interpreter lock
             with guard:
                 self._tick()
-            if self._recorder.loads or self._recorder.repetitions:
-                idle = 0
-            else:
-                idle += 1
+            idle = 0 if self._recorder.loads or self._recorder.repetitions else idle + 1
             with self._lock:
                 if stop.is_set() or (idle > _LINGER and not self._recorder.loads):
                     self._running = False
                     return
-            ticked = time.perf_counter()
-            while not stop.is_set() and (left := ticked + TICK - time.perf_counter()) > 0:
-                if self._nudged.wait(left):
-                    self._nudged.clear()
-                    with guard:
-                        self._write()
+
+    def _rest(self, stop: threading.Event) -> None:
+        """Wait for the next tick; write meanwhile what is asked for."""
+        ticked = time.perf_counter()
+        while not stop.is_set() and (left := ticked + TICK - time.perf_counter()) > 0:
+            if self._nudged.wait(left):
+                stop.wait(_BREATH)
+                self._nudged.clear()
+                with guard:
+                    self._write()
 
     def _tick(self) -> None:
         loads = list(self._recorder.loads)

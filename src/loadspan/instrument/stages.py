@@ -159,8 +159,8 @@ class Stages(Loads):
         if size and error is None:
             self.moved(load, stage.name, size, stage.parent)
         if stage.handle is not None:
-            found = attributes.of_stage(stage, end, full_paths=self.settings.full_paths)
-            self.show(load, stage.handle, load.epoch(end), found, error)
+            full_paths = self.settings.full_paths
+            self.show(load, stage.handle, load.epoch(end), lambda: attributes.of_stage(stage, end, full_paths=full_paths), error)
 
     def _count(self, stage: OpenStage) -> None:
         """Read the counters of a stage that ends."""
