@@ -1,0 +1,107 @@
+"""What is read off the kernel's counters is what happened, and whatever their files say nothing breaks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadspan.facts import counters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def during(work: Callable[[], object]) -> counters.IoFacts:
+    thread = threading.get_ident()
+    before, whole = counters.of_thread(thread), counters.of_process()
+    work()
+    after = counters.of_process()
+    return counters.with_blocked(counters.difference(whole, after), counters.difference(before, counters.of_thread(thread)))
+
+
+def spin(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_work_on_a_cpu_is_not_blocked_however_short_it_is() -> None:
+    facts = [during(lambda: spin(0.002)) for _ in range(20)]
+    assert all(fact.blocked_time is not None for fact in facts)
+    assert sum(fact.blocked_time or 0.0 for fact in facts) < 0.01
+
+
+def test_sleep_is_blocked_time() -> None:
+    assert during(lambda: time.sleep(0.05)).blocked_time == pytest.approx(0.05, abs=0.02)
+
+
+def test_our_own_reading_is_not_in_what_the_host_read() -> None:
+    assert during(lambda: None).read == 0
+
+
+def test_bytes_read_are_counted_to_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1_234_567))
+
+    def read() -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        while os.read(descriptor, 100_000):
+            pass
+        os.close(descriptor)
+
+    assert during(read).read == 1_234_567
+
+
+def test_blocked_time_is_of_one_thread_only() -> None:
+    before = counters.of_thread(1)
+    assert counters.difference(before, counters.of_thread(2)).blocked_time is None
+
+
+def test_a_counter_that_went_back_is_unknown() -> None:
+    high = counters.Counters(0, 1, 10, 10, 10, 10, 1.0, 10)
+    low = counters.Counters(1, 1, 5, 5, 5, 5, 0.5, 5)
+    assert counters.difference(high, low) == counters.IoFacts()
+
+
+def test_a_thread_that_ends_leaves_no_descriptor_open() -> None:
+    counters.scheduled()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that is needed
+    for _ in range(20):
+        thread = threading.Thread(target=counters.scheduled)
+        thread.start()
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - as above
+
+
+def test_a_descriptor_that_the_program_gave_to_another_file_is_left_to_it(tmp_path: Path) -> None:
+    def work() -> None:
+        counters.scheduled()
+        mine = counters._files.schedstat  # noqa: SLF001 - what it holds is the point
+        assert mine is not None
+        other = os.open(tmp_path, os.O_RDONLY)
+        os.dup2(other, mine._descriptor)  # noqa: SLF001 - as a daemon does that closes all and opens anew
+        os.close(other)
+        taken.append(mine._descriptor)  # noqa: SLF001 - as above
+
+    taken: list[int] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    os.fstat(taken[0])  # still open
+    os.close(taken[0])
+
+
+@given(st.binary(max_size=200))
+def test_no_text_of_a_kernel_file_breaks_a_parser(text: bytes) -> None:
+    read, storage = counters.parse_io(text)
+    assert read is None or read >= 0
+    assert storage is None or storage >= 0
+    waiting = counters.parse_waiting(text)
+    assert waiting is None or waiting >= 0
