@@ -7,6 +7,7 @@ Plain mutable records. The recorder opens and closes them, targets fill them in,
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from contextvars import ContextVar
@@ -37,9 +38,10 @@ def sample(objects: Iterable[Any]) -> list[Any]:
 
 
 def reference(thing: Any) -> weakref.ref[Any] | None:
-    """A weak reference to *thing*, None where its type has none."""
+    """A weak reference to *thing*, None where its type has none, and to no parameter: torch refuses to swap what is referred to weakly."""
+    torch: Any = sys.modules.get("torch")
     try:
-        return weakref.ref(thing)
+        return None if torch is not None and isinstance(thing, torch.nn.Parameter) else weakref.ref(thing)
     except TypeError:
         return None
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import wrap
+from loadspan.instrument.frames import sample
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument, patch_type
 from loadspan.instrument.targets import tensors
@@ -156,9 +157,9 @@ def _describe_file(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
 
 
 def _measure_file(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
-    found = list(tensors.find(result))
-    frame.size = sum(map(tensors.size, found))
-    frame.outputs = found
+    found = list(result.values())
+    frame.size = tensors.sizes(found)
+    frame.outputs = sample(found)
     back_end = kwargs.get("backend", _MMAP)
     frame.attributes[names.READ_METHOD] = _method(back_end)
     if _lazy(argument(args, kwargs, 1, "device", "cpu"), back_end):

@@ -40,18 +40,21 @@ def find(result: Any) -> Iterator[Any]:
             todo.extend(thing.buffers())
 
 
-def referable(things: Iterable[Any]) -> list[Any]:
-    """Those of *things* that may be recognized later: torch refuses to swap a parameter that somebody refers to weakly."""
-    torch: Any = sys.modules["torch"]
-    return [thing for thing in things if not isinstance(thing, torch.nn.Parameter)]
-
-
 def size(tensor: Any) -> int:
     """Bytes of *tensor*; of a sparse one, those of its parts; none of one that is not initialized."""
     try:
         return int(tensor.nbytes)
     except (RuntimeError, ValueError):
         return sum(int(getattr(tensor, part)().nbytes) for part in _PARTS.get(str(tensor.layout), ()))
+
+
+def sizes(tensors: Iterable[Any]) -> int:
+    """Bytes of *tensors*, those on the meta device left out."""
+    found = [tensor for tensor in tensors if not tensor.is_meta]
+    try:
+        return sum([tensor.nbytes for tensor in found])
+    except (RuntimeError, ValueError):  # one of them is no plain tensor
+        return sum(map(size, found))
 
 
 def unique_size(tensors: list[Any]) -> int:

@@ -62,7 +62,7 @@ def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: 
     found = list(tensors.find(result))
     if found:
         stage.size = tensors.unique_size(found)
-    stage.outputs = [result] if isinstance(result, _torch().nn.Module) else tensors.referable(sample(found))
+    stage.outputs = [result] if isinstance(result, _torch().nn.Module) else sample(found)
 
 
 def _describe_zip(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -84,7 +84,7 @@ def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs
     stage.module = args[0]
     state_dict = argument(args, kwargs, 1, "state_dict")
     if isinstance(state_dict, Mapping):
-        stage.things = tensors.referable(state_dict.values())
+        stage.things = list(state_dict.values())
     if argument(args, kwargs, 3, "assign", default=False):
         stage.rated = False  # type: ignore[union-attr] # as above; tensors change hands, no byte moves
 
@@ -93,12 +93,10 @@ def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kw
     state_dict = argument(args, kwargs, 1, "state_dict")
     unexpected = set(getattr(result, "unexpected_keys", ()))
     kind = _torch().Tensor
-    size = sum(
-        tensors.size(tensor)
-        for key, tensor in state_dict.items()
-        if key not in unexpected and isinstance(tensor, kind) and not tensor.is_meta
-    )
-    stage.size = size or None  # nothing matched: the host may be about to raise
+    taken = state_dict.values() if not unexpected else [value for key, value in state_dict.items() if key not in unexpected]
+    stage.size = (
+        tensors.sizes(value for value in taken if isinstance(value, kind)) or None
+    )  # 0: nothing matched, the host may be about to raise
 
 
 # Module.to, cuda, half, ...
@@ -150,39 +148,49 @@ class _Survey:
         """Device of the first tensor that is not meta."""
         return next((device for device, _ in self._kinds if device.type != _META), None)
 
-    def _tied(self) -> set[int]:
-        """Identities of tensors that are met more than once, and of a few that are not: what a set of all would tell in little memory."""
-        slots = bytearray(_SLOTS * len(self._walked))
-        suspects = set()
-        for tensor in self._walk():
-            slot = (id(tensor) >> 4) % len(slots)
-            if slots[slot]:
-                suspects.add(slot)
-            slots[slot] = 1
-        return {id(tensor) for tensor in self._walk() if (id(tensor) >> 4) % len(slots) in suspects} if suspects else suspects
-
     def compare(self) -> tuple[int, int, int, Any, Any]:
         """Bytes moved to another device, bytes cast in place, tensors given memory, and the device and type of what changed first."""
-        moved = cast = made = 0
+        made = 0
         device = dtype = None
-        tied, seen = self._tied(), set()
+        identities, sizes, moves = array("Q"), array("Q"), bytearray()
         for number, tensor in zip(self._walked, self._walk(), strict=False):
             old_device, old_dtype = self._kinds[number]
-            if tensor.device == old_device and tensor.dtype == old_dtype:
+            moved = tensor.device != old_device
+            if (not moved and tensor.dtype == old_dtype) or tensor.is_meta:
                 continue
-            if tensor.is_meta or id(tensor) in seen:
-                continue
-            if id(tensor) in tied:
-                seen.add(id(tensor))
             if old_device.type == _META:
                 made += 1
-            elif tensor.device != old_device:
-                moved += tensors.size(tensor)
+                continue
+            if moved:
                 device = device or tensor.device
             else:
-                cast += tensors.size(tensor)
                 dtype = dtype or tensor.dtype
-        return moved, cast, made, device, dtype
+            identities.append(id(tensor))
+            sizes.append(tensors.size(tensor))
+            moves.append(moved)
+        again = _again(identities)
+        totals = [0, 0]
+        for index, size in enumerate(sizes):
+            if index not in again:
+                totals[moves[index]] += size
+        return totals[1], totals[0], made, device, dtype
+
+
+def _again(identities: array[int]) -> set[int]:
+    """Places at which an identity was met before: weights that are tied. In an eighth of the memory that a set of all would take."""
+    slots, suspects = bytearray(_SLOTS * len(identities)), set()
+    for identity in identities:
+        slot = (identity >> 4) % len(slots)
+        if slots[slot]:
+            suspects.add(slot)
+        slots[slot] = 1
+    seen: set[int] = set()
+    again = set()
+    if suspects:
+        for place, identity in enumerate(identities):
+            if (identity >> 4) % len(slots) in suspects:
+                (again.add(place) if identity in seen else seen.add(identity))
+    return again
 
 
 def _method(function: Any) -> str:
