@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
 _META = "meta"
-_SLOTS = 8  # for each tensor: then one in eight shares its slot with another
+_PART = 10_000  # identities looked at together: a megabyte
 _EMPTY = "to_empty"
 _CASTS = ("half", "float", "double", "bfloat16", "type")
 
@@ -177,19 +177,16 @@ class _Survey:
 
 
 def _again(identities: array[int]) -> set[int]:
-    """Places at which an identity was met before: weights that are tied. In an eighth of the memory that a set of all would take."""
-    slots, suspects = bytearray(_SLOTS * len(identities)), set()
-    for identity in identities:
-        slot = (identity >> 4) % len(slots)
-        if slots[slot]:
-            suspects.add(slot)
-        slots[slot] = 1
-    seen: set[int] = set()
-    again = set()
-    if suspects:
-        for place, identity in enumerate(identities):
-            if (identity >> 4) % len(slots) in suspects:
-                (again.add(place) if identity in seen else seen.add(identity))
+    """Places at which an identity was met before: weights that are tied. Looked for in parts, so that the sets stay small."""
+    parts = 1 + len(identities) // _PART
+    again: set[int] = set()
+    for part in range(parts):
+        here = [identity for identity in identities if (identity >> 6) % parts == part]
+        if len(set(here)) < len(here):
+            seen: set[int] = set()
+            for place, identity in enumerate(identities):
+                if (identity >> 6) % parts == part:
+                    (again if identity in seen else seen).add(place if identity in seen else identity)
     return again
 
 
