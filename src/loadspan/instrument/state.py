@@ -1,7 +1,7 @@
 """
 The state file: what this process is loading now, for progress bars, and for those who come after it was killed.
 
-`state-<pid>.json` beside the trace file, replaced as a whole about ten times a second while a load is open.
+`state-<pid>.json` beside the trace file, written anew about ten times a second while a load is open.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _SECOND = 1_000_000_000
 class _Written:
     idle = False
     """The last file said that nothing is loading: it need not be written again."""
+    length = 0
+    """Bytes of the longest text so far."""
 
 
 def write(recorder: Recorder, *, ended: bool) -> None:
@@ -43,18 +45,21 @@ def write(recorder: Recorder, *, ended: bool) -> None:
     if not loads and not ended and _Written.idle:
         return
     _Written.idle = not loads
-    text = json.dumps(_state(recorder, loads, ended=ended))
+    text = json.dumps(_state(recorder, loads, ended=ended)).encode()
+    # Written over, not replaced: a rename ten times a second costs a percent of a core. Blanks cover what is left of a longer text before,
+    # and one call writes it all, so who reads sees a whole text or, hardly ever, one to be read again.
+    length = max(len(text), _Written.length)
     path = folder / names.STATE_FILE.format(pid=os.getpid())
-    temporary = f"{path}.new"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        anew = 0 if _Written.length else os.O_TRUNC  # what an earlier process of this number left there
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | anew, 0o600)
         try:
-            os.write(descriptor, text.encode())
+            os.pwrite(descriptor, text.ljust(length), 0)
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)  # noqa: PTH105 - no Path object ten times a second
     except OSError:
         return
+    _Written.length = length
 
 
 def _state(recorder: Recorder, loads: list[OpenLoad], *, ended: bool) -> dict[str, Any]:
