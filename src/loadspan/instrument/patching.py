@@ -161,7 +161,7 @@ class Patches:
             self._waiting.setdefault(row.module, []).append(row)
         swaps: dict[int, tuple[Any, Any]] = {}
         for module in self._waiting:
-            if module in sys.modules:
+            if sys.modules.get(module) is not None:  # None: somebody forbids its import
                 self._install_module(module, swaps)
             elif module not in self._hooked:
                 self._hooked.add(module)
@@ -207,7 +207,7 @@ class Patches:
             self._install_alias(module, attribute, original, ours)
 
     def _install_alias(self, module: str, attribute: str, original: Any, ours: Any) -> None:
-        if module not in sys.modules:
+        if sys.modules.get(module) is None:
             return
         try:
             owner, name, raw = _resolve(module, attribute)
