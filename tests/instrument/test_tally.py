@@ -114,7 +114,6 @@ def test_the_five_slowest_are_named_the_slowest_first(spans: Spans) -> None:
                 spans.recorder.name_slow(call, took, MB, f"tensor.{index}")
     slowest = only(spans.load(), "read")["attributes"]["loadspan.slowest"]
     assert [line.split()[0] for line in slowest] == [name for _, name in sorted(slow, reverse=True)[:5]]
-    assert slowest[0].split()[0] in {"tensor.18", "tensor.15"}  # whatever else the machine does
     assert all(" 1.00 MB " in line for line in slowest), slowest
 
 
