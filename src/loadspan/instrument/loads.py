@@ -25,7 +25,6 @@ _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read i
 _IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
 
-
 _Found = dict[str, Any] | Callable[[], dict[str, Any]]
 """Attributes, or what makes them."""
 
@@ -54,9 +53,9 @@ class Loads(Times):
         self.on_close: Callable[[], None] = lambda: None
         """Called when a coarse stage has ended; puts it on disk."""
         self.recorded = False
+        """Whether this process has opened a load."""
         self._ready: deque[_Shown] = deque()
         self._delivering = threading.Lock()
-        """Whether this process has opened a load."""
 
     # Opening and closing
 
@@ -231,11 +230,13 @@ class Loads(Times):
         """Make the spans of the stages that have ended, in their order."""
         with self._delivering:
             while self._ready:
-                load, handle, end, found, error = self._ready.popleft()
-                attributes_of = found if isinstance(found, dict) else found()
-                if load.name:
-                    attributes_of.setdefault(names.MODEL_NAME, load.name)
-                self._end_span(handle, end, attributes_of, error)
+                safely(self._deliver, *self._ready.popleft())  # one that fails must not cost those after it, or the load's own span
+
+    def _deliver(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: _Found, error: Failure | None) -> None:
+        described = found if isinstance(found, dict) else found()
+        if load.name:
+            described.setdefault(names.MODEL_NAME, load.name)
+        self._end_span(handle, end, described, error)
 
     # Implicit loads
 
