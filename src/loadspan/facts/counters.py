@@ -16,6 +16,8 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from loadspan.facts import tree
+
 _THREAD = getattr(resource, "RUSAGE_THREAD", None)
 _PREFIX = "/proc/"
 _PIECE = 1 << 12
@@ -48,42 +50,6 @@ class Counters:
     cpu_time: float | None
     scheduled: int | None
     """Nanoseconds on a CPU or waiting for one; of threads only."""
-
-
-class _Own(threading.local):
-    """Bytes that this thread read for our own purposes; they are no part of what the host read."""
-
-    size = 0
-
-
-_own = _Own()
-_own_process = [0]
-_own_lock = threading.Lock()
-
-
-def _count_own(size: int) -> None:
-    _own.size += size
-    with _own_lock:
-        _own_process[0] += size
-
-
-def content(path: str) -> bytes:
-    """The text of a kernel file, empty where it cannot be read. Its bytes are kept out of `read`."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    text = b""
-    try:
-        text = os.read(descriptor, _PIECE)
-        while len(text) % _PIECE == 0 and (more := os.read(descriptor, _PIECE)):
-            text += more
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
-        _count_own(len(text))
-    return text
 
 
 def parse_io(text: bytes) -> tuple[int | None, int | None]:
@@ -119,7 +85,7 @@ class _Kept:
             text = os.pread(self._descriptor, _PIECE, 0)
         except OSError:
             return b""
-        _count_own(len(text))
+        tree.count_own(len(text))
         return text
 
 
@@ -174,7 +140,7 @@ def of_thread(thread: int) -> Counters:
 
 def of_process() -> Counters:
     """Counters of this process: all its threads, past and present, and the children it has waited for."""
-    own = _own_process[0]
+    own = tree.own_of_process()
     read, storage_read = parse_io(_process_io())
     read = None if read is None else read - own
     usage = resource.getrusage(resource.RUSAGE_SELF)

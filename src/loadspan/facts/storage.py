@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loadspan.facts.counters import content
+from loadspan.facts.tree import content
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _SEPARATOR = b" - "
