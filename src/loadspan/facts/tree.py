@@ -89,7 +89,7 @@ class Tree:
         """Entries of folder *path*, sorted; none where it cannot be listed."""
         found = self.real(path)
         try:
-            return sorted(os.listdir(self.root + found)) if found is not None else []
+            return sorted(os.listdir(self.root + found)) if found is not None else []  # noqa: PTH208 - no Path object on the recording side
         except (OSError, ValueError):
             return []
 
