@@ -49,6 +49,11 @@ def normalized(address: str) -> str | None:
     return f"{int(domain or '0', 16):04x}:{bus}:{device}.{function}".lower()
 
 
+def is_host_bridge(name: str) -> bool:
+    """Whether an element of a path is a host bridge, `pci0000:00`."""
+    return _HOST_BRIDGE.fullmatch(name) is not None
+
+
 def code(tree: Tree, path: str) -> int | None:
     """The number in a file such as `vendor`, written `0x10de`."""
     found = _CODE.fullmatch(tree.text(path) or "")
@@ -66,9 +71,9 @@ def places(tree: Tree, address: str) -> tuple[tuple[str, str], ...]:
     if found is None or name is None:
         return ()
     parts = found.split("/")
-    first = next((index for index, part in enumerate(parts) if _HOST_BRIDGE.fullmatch(part)), len(parts))
+    first = next((index for index, part in enumerate(parts) if is_host_bridge(part)), len(parts))
     way = parts[first:]
-    known = all(_HOST_BRIDGE.fullmatch(part) or normalized(part) == part for part in way)
+    known = all(is_host_bridge(part) or normalized(part) == part for part in way)
     # Each is met once, and at the end is what was asked for, or the card that it is a part of.
     if len(way) <= 1 or not known or len(set(way)) != len(way) or way[-1][:-1] != name[:-1]:
         return ()
@@ -176,7 +181,7 @@ def _relation(one: _Place, other: _Place, *, single: bool) -> str | None:
         common += 1
     if common == 0:
         return _across(one.node, other.node, single=single)
-    if _HOST_BRIDGE.fullmatch(one.path[common - 1]):
+    if is_host_bridge(one.path[common - 1]):
         return "PHB"
     return "PIX" if max(len(one.path), len(other.path)) - 1 - common <= 1 else "PXB"
 
