@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loadspan import units
 from loadspan.facts import numa
 from loadspan.facts.checkup import Remark
+from loadspan.facts.links import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,12 +133,8 @@ def _on_device(device: Device, machine: Machine, nodes: dict[int, str | None]) -
         yield Remark(id="narrow_link", about=device.label, text=text)
     for hop in device.links:
         if hop.width is not None and hop.width_possible is not None and hop.width < hop.width_possible:
-            yield Remark(
-                id="link_width",
-                about=device.label,
-                text=f"{hop.upper} to {hop.lower} reads x{hop.width}, x{hop.width_possible} is possible. An idle link may be narrower than a "
-                "busy one: record a load to see it while bytes move.",
-            )
+            text = f"{hop.upper} to {hop.lower} reads x{hop.width}, x{hop.width_possible} is possible. An idle link may be narrower than"
+            yield Remark(id="link_width", about=device.label, text=f"{text} a busy one: record a load to see it while bytes move.")
     allowed, near = _cpus(machine.cpus_allowed), _cpus(device.cpus)
     if numa.relation(allowed, near) == "remote":
         own = numa.node_of_affinity(allowed, {number: cpus for number, text in nodes.items() if (cpus := _cpus(text))})
@@ -153,15 +150,15 @@ def _on_device(device: Device, machine: Machine, nodes: dict[int, str | None]) -
 
 def _narrow(link: Link, end: Link) -> str | None:
     """The narrowest link has less than the device at its end could use."""
-    if link.bandwidth is None or end.generation_device is None or end.width_device is None:
+    if link.bandwidth is None:
         return None
-    generation, width = link.generation_possible, link.width_possible
-    if generation is None or width is None or (generation >= end.generation_device and width >= end.width_device):
+    able = Lanes(end.generation_device, end.width_device)
+    if able.bandwidth is None or link.bandwidth >= round(able.bandwidth):
         return None
-    able = f"Gen{end.generation_device} x{end.width_device}"
+    possible = Lanes(link.generation_possible, link.width_possible)
     return (
-        f"at most Gen{generation} x{width} is possible from {link.upper} to {link.lower}, {units.throughput(link.bandwidth)}; the device "
-        f"supports {able}. Another slot may have more."
+        f"at most {possible} is possible from {link.upper} to {link.lower}, {units.throughput(link.bandwidth)}; the device supports "
+        f"{able}, {units.throughput(able.bandwidth)}. Another slot may have more."
     )
 
 
