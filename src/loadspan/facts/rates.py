@@ -1,0 +1,42 @@
+"""What a probe found: a rate, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+STORAGE, CACHE, MEMORY, UNKNOWN = "storage", "page cache", "memory", "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Bytes that moved and the seconds that they took, both measured."""
+
+    probe: str
+    size: int
+    """Bytes."""
+    seconds: float
+    depth: int = 1
+    """Threads that had a request under way."""
+    block: int | None = None
+    """Bytes of one request."""
+    verified: bool | None = None
+    """True where the kernel counted the bytes as coming from storage, False where they did not, None where it cannot tell; else True."""
+    source: str = UNKNOWN
+    """Where the bytes came from."""
+    note: str | None = None
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second."""
+        return self.size / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A probe that found no rate, and why."""
+
+    probe: str
+    reason: str
+    depth: int = 1
+
+
+Outcome = Rate | Skipped
