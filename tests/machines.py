@@ -42,6 +42,7 @@ def unpack_text(text: str, folder: Path) -> Tree:
             place.mkdir(parents=True, exist_ok=True)
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
         if sign == "->":
             place.symlink_to(rest)
         else:
