@@ -38,14 +38,17 @@ def parse_cpulist(text: bytes) -> frozenset[int] | None:
     if not text or len(text) > _LONGEST:
         return None
     cpus: set[int] = set()
+    above = -1
     for part in text.split(b",") if text.strip() else ():
         found = _RANGE.fullmatch(part.strip())
         if found is None:
             return None
         first, last = int(found[1]), int(found[2] or found[1])
-        if first > last or last >= _CPUS:
+        # The kernel writes them in ascending order, so a list costs no more than the CPUs it can name.
+        if not above < first <= last < _CPUS:
             return None
         cpus.update(range(first, last + 1))
+        above = last
     return frozenset(cpus)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEVICES: Final = "sys/bus/pci/devices"
 _ADDRESS = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
 _HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
-_CODE = re.compile(r"0x([0-9a-f]{1,8})", re.IGNORECASE)
+_CODE = re.compile(r"0x([0-9a-f]{1,6})", re.IGNORECASE)
 _AMD: Final = 0x1002
 _DISPLAY: Final = 0x03
 _ACCELERATOR: Final = 0x1200
@@ -54,10 +54,10 @@ def is_host_bridge(name: str) -> bool:
     return _HOST_BRIDGE.fullmatch(name) is not None
 
 
-def code(tree: Tree, path: str) -> int | None:
+def code(tree: Tree, path: str, digits: int = 4) -> int | None:
     """The number in a file such as `vendor`, written `0x10de`."""
     found = _CODE.fullmatch(tree.text(path) or "")
-    return int(found[1], 16) if found else None
+    return int(found[1], 16) if found is not None and len(found[1]) <= digits else None
 
 
 def places(tree: Tree, address: str) -> tuple[tuple[str, str], ...]:
@@ -122,7 +122,7 @@ def device(tree: Tree, address: str) -> PciDevice | None:
     driver = tree.real(f"{folder}/driver")
     return PciDevice(
         name,
-        code(tree, f"{folder}/class"),
+        code(tree, f"{folder}/class", 6),
         code(tree, f"{folder}/vendor"),
         code(tree, f"{folder}/device"),
         numa.known(tree.number(f"{folder}/numa_node")),
@@ -147,7 +147,7 @@ def accelerators(tree: Tree = HERE) -> list[PciDevice]:
     """
     found = []
     for address in _addresses(tree):
-        class_code = code(tree, f"{DEVICES}/{address}/class")
+        class_code = code(tree, f"{DEVICES}/{address}/class", 6)
         if class_code is None or (class_code >> 16 != _DISPLAY and class_code >> 8 != _ACCELERATOR):
             continue
         one = device(tree, address)
