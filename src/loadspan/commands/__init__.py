@@ -43,11 +43,12 @@ class Command(Protocol):
 def commands() -> dict[str, Command]:
     """All commands, in the order of the help."""
     # Imported here so that `import loadspan.commands` stays cheap for whoever needs only one of them.
+    from loadspan.commands.check import Check
     from loadspan.commands.demo import Demo
     from loadspan.commands.run import Run
     from loadspan.commands.show import Show
 
-    return {"run": Run(), "show": Show(), "demo": Demo()}
+    return {"run": Run(), "show": Show(), "check": Check(), "demo": Demo()}
 
 
 class _Parser(argparse.ArgumentParser):

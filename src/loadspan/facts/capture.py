@@ -133,18 +133,18 @@ class Written:
     """What it holds, links and folders that were only listed left out."""
 
 
-def write(path: str, seen: Recorder, manifest: Mapping[str, Any], scrub: Scrub) -> Written:
+def write(path: str, seen: Recorder, told: Mapping[str, Any], scrub: Scrub) -> Written:
     """
-    Write what *seen* saw, scrubbed, and *manifest* to a new archive at *path*.
+    Write what *seen* saw, scrubbed, and *told* as its manifest to a new archive at *path*.
 
     Raises:
         UserError: there is something at *path*, or it cannot be written.
     """
-    files = {scrub.text(name): scrub.content(name, content) for name, content in seen.files.items()}
+    files = {scrub.name(name): scrub.content(name, content) for name, content in seen.files.items()}
     # Numbers and dates of the archive are the same whenever and by whomever it is written.
-    files[MANIFEST] = json.dumps({"version": VERSION, **manifest}, indent=2).encode()
-    links = {scrub.text(name): scrub.text(target) for name, target in seen.links.items()}
-    folders = {scrub.text(name) for name in seen.folders if name} - files.keys() - links.keys()
+    files[MANIFEST] = json.dumps({"version": VERSION, **told}, indent=2).encode()
+    links = {scrub.name(name): scrub.name(target) for name, target in seen.links.items()}
+    folders = {scrub.name(name) for name in seen.folders if name} - files.keys() - links.keys()
     try:
         with (
             open(path, "xb") as out,  # noqa: PTH123 - the tree speaks in text; "x" is never over another file
@@ -181,11 +181,9 @@ class _Entry:
 class Captured(Tree):
     """The machine in an archive."""
 
-    def __init__(self, path: str, entries: Mapping[str, _Entry], manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, entries: Mapping[str, _Entry]) -> None:
         super().__init__(path)
         self.here = False
-        self.manifest = manifest
-        """What no kernel file says; empty where the archive has none."""
         self._entries = entries
 
     def bytes(self, path: str) -> bytes:
@@ -248,7 +246,7 @@ def read(path: str) -> Captured:
         raise _refused(path, "not a .tar.gz") from error
     if not any(entries.get(name, _Entry()).names for name in ("sys", "proc")):
         raise _refused(path, "neither sys nor proc in it")
-    return Captured(path, entries, _manifest(entries.get(MANIFEST)))
+    return Captured(path, entries)
 
 
 def _refused(path: str, why: str) -> UserError:
@@ -320,9 +318,10 @@ def _place(entries: dict[str, _Entry], parts: list[str], entry: _Entry, path: st
         raise _refused(path, f"entry {shown} is there twice")
 
 
-def _manifest(entry: _Entry | None) -> dict[str, Any]:
+def manifest(tree: Tree) -> dict[str, Any]:
+    """What no kernel file says of the machine of *tree*; empty where there is nothing about it."""
     try:
-        found = json.loads((entry.content or b"") if entry is not None else b"{}")
+        found = json.loads(tree.bytes(MANIFEST) or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and found.get("version") == VERSION else {}

@@ -37,13 +37,17 @@ class Machine:
     """The computer and what this process may use of it."""
 
     kernel: str | None = _known("release of the kernel")
-    architecture: str | None = _known("as `uname -m` says it")
+    architecture: str | None = _known("of the processor, as the kernel names it")
     processor: str | None = _known("name of the CPU model")
     cpus: int | None = _known("CPUs that are online", "CPUs")
     cpus_allowed: str | None = _known("CPUs that this process may use, as the kernel lists them: `0-3,8`")
-    cpu_limit: float | None = _known("limit of its control group", "CPUs")
-    container: str | None = _known("what holds this process: docker, podman, kubernetes, ...")
-    hypervisor: str | None = _known("what the machine is a guest of")
+    cpu_limit: float | None = _known("CPU time that its control groups grant", "CPUs")
+    numa_nodes: int | None = _known("NUMA nodes", "nodes")
+    virtual: bool | None = _known("true in a virtual machine; absent where nothing says so")
+    hypervisor: str | None = _known("who made the virtual machine")
+    container: str | None = _known("docker or podman, where they left their mark")
+    wsl: bool | None = _known("whether this is Windows' Linux")
+    huge_pages: str | None = _known("transparent huge pages: always, madvise, never")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,6 @@ class Node:
 
     number: int = _required("its number")
     cpus: str | None = _known("its CPUs, as the kernel lists them")
-    memory: int | None = _known("its memory", "By")
     distances: Mapping[str, int] = _map("distance to each node by its number, 10 is itself")
 
 
@@ -88,10 +91,11 @@ class Device:
     """One accelerator."""
 
     label: str = _required("`GPU0`, `GPU1`, ... in the order of their PCI addresses, as `nvidia-smi topo -m` has them")
-    type: str | None = _known("what torch calls such devices: cuda, xpu, npu, mps, ...")
+    type: str | None = _known("cuda, hip (which torch calls cuda), xpu, ...")
     index: int | None = _known("index by which torch knows it in this process; absent where the order is not certain")
     visible: bool | None = _known("whether this process may use it, by the environment; absent where that is not certain")
     name: str | None = _known("name of the product")
+    driver: str | None = _known("kernel driver that has it")
     vendor: str | None = _known("who made it")
     pci_address: str | None = _known("PCI address")
     memory: int | None = _known("its memory", "By")
@@ -99,6 +103,7 @@ class Device:
     cpus: str | None = _known("CPUs near it, as the kernel lists them")
     links: tuple[Link, ...] = _list("PCIe links from the CPU to it, in this order")
     narrowest: Link | None = _known("the link of least possible bandwidth")  # noqa: RUF009 - describes a field
+    c2c: int | None = _known("links to the CPU that are not PCIe, and carry the bytes in its place", "links")
     relations: Mapping[str, str] = _map("way to every other device by its label: PIX, PXB, PHB, NODE, SYS, NV1, ...")
 
 
@@ -107,7 +112,9 @@ class Disk:
     """A disk at the bottom of a filesystem."""
 
     name: str = _required("name of the kernel for it")
+    kind: str | None = _known("nvme, ssd, hdd, virtual, network or memory")
     model: str | None = _known("what it says it is")
+    pci_address: str | None = _known("PCI address of its controller")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,16 +123,19 @@ class Storage:
 
     filesystem: str | None = _known("type of the filesystem")
     mountpoint: str | None = _known("where it is mounted")
+    root: str | None = _known("what of the filesystem is mounted, where not all of it is")
     source: str | None = _known("what is mounted: device, `server:/export`, ...")
+    subtype: str | None = _known("what is behind FUSE; `drvfs` for a drive of Windows")
+    options: Mapping[str, str] = _map("options of the filesystem that explain speed")
     server: str | None = _known("host of a network filesystem")
     kind: str | None = _known("nvme, ssd, hdd, virtual, network, fuse, memory or overlay")
     device: str | None = _known("block device of the filesystem")
-    stack: tuple[str, ...] = _list("that device and what is below it, down to the disks")
+    stack: tuple[str, ...] = _list("devices from the disks up to that device")
     disks: tuple[Disk, ...] = _list("the disks at the bottom")
     encrypted: bool | None = _known("whether dm-crypt is on the way: decryption that no Python code shows")
     read_ahead: int | None = _known("bytes that the kernel reads ahead", "By")
-    files: int = _required("files of the path on it", "files")
-    size: int = _required("bytes of those files", "By")
+    files: int | None = _known("files of the path on it", "files")
+    size: int | None = _known("bytes of those files", "By")
     cached: float | None = _known("fraction of those bytes in the page cache, 0 to 1")
     cached_method: str | None = _known("how that was asked: cachestat or mincore")
     cached_sampled: bool | None = _known("whether parts of the files stand for all")
@@ -138,9 +148,9 @@ class Place:
 
     path: str = _required("as it was given")
     resolved: str = _required("absolute, links resolved")
-    folder: bool = _required("whether it is a folder")
-    files: int = _required("files with weights: by their suffix, or larger than 16 MiB", "files")
-    size: int = _required("bytes of those files", "By")
+    folder: bool | None = _known("whether it is a folder")
+    files: int | None = _known("files with weights: by their suffix, or of 16 MiB and more; all files where none is", "files")
+    size: int | None = _known("bytes of those files", "By")
     formats: Mapping[str, int] = _map("how many files of each suffix", "files")
     unreadable: int | None = _known("files that this user may not read", "files")
     broken: int | None = _known("links that lead nowhere", "links")

@@ -44,13 +44,13 @@ def _on_place(place: Place, memory: Memory) -> Iterator[Remark]:
         yield remark("broken_links", f"{_count(place.broken, 'link leads', 'links lead')} nowhere: a download that is not complete?")
     if place.unreadable:
         yield remark("unreadable", f"{_count(place.unreadable, 'file', 'files')} of {place.files} may not be read by this user.")
-    if not place.files:
+    if place.files == 0:
         yield remark("no_files", "there is no file to load in it.")
     for storage in place.storage:
         for name, text in _on_storage(storage, place):
             yield remark(name, text)
     kept = [storage for storage in place.storage if storage.kind != "memory"]
-    size = sum(storage.size for storage in kept)
+    size = sum(storage.size or 0 for storage in kept)
     if memory.limit is not None and size > memory.limit:
         yield remark(
             "memory_limit",
@@ -104,14 +104,15 @@ _FAR = {"virtual": "disk outside this virtual machine", "network": "server", "fu
 
 def _on_cache(storage: Storage, *, remote: bool) -> Iterator[tuple[str, str]]:
     # What a FUSE or network filesystem has cached may be dropped as soon as the file is opened.
-    if storage.cached is None or storage.kind == "memory" or remote:
-        return
     asked = storage.cached_of if storage.cached_of is not None else storage.size
+    if storage.cached is None or asked is None or storage.kind == "memory" or remote:
+        return
     cached, missing = storage.cached * asked, (1 - storage.cached) * asked
     if storage.cached < _COLD:
         yield _said(
             "cold_cache",
-            f"{units.size(cached)} of {units.size(asked)} is in the page cache: the next load reads the files from {_disk(storage)}.",
+            f"{units.size(cached) if cached else 'nothing'} of {units.size(asked)} is in the page cache: the next load reads it from "
+            f"{_disk(storage)}.",
         )
     elif storage.cached < _WARM:
         yield _said(

@@ -37,8 +37,8 @@ _ADDRESS = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
 _NAMED = ("dm/name", "loop/backing_file", "proc/self/cgroup", "proc/1/cgroup", "proc/self/mountinfo")
 _OPTION = re.compile(
     "rw|ro|(?:nfs)?vers|[rw]size|nconnect|proto|hard|soft|noac|a?sync|lookupcache|actimeo|local_lock|max_read|subvol|subvolid"
-    "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|msize|dax|(?:rel|no)atime|name|memory|cpu|cpuset|cpuacct"
-    "|blkio|pids|devices|freezer|systemd|nsdelegate|memory_recursiveprot|hugetlb|discard"
+    "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|msize|dax|(?:rel|no)atime|name|(?:lower|upper)dir|lowerdir\\+|datadir\\+|memory|cpu|cpuset"
+    "|cpuacct|blkio|pids|devices|freezer|systemd|nsdelegate|memory_recursiveprot|hugetlb|discard"
 )
 _SERVED = re.compile(r"(?P<user>[^@/]*@)?(?P<hosts>[^/]+?)(?P<rest>:/.*)", re.DOTALL)
 _SHARED = re.compile(r"//(?P<hosts>[^/]+)(?P<rest>.*)", re.DOTALL)
@@ -58,8 +58,14 @@ class Scrub:
         any_name = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
         self._host = re.compile(rf"(?<![0-9A-Za-z])(?:{any_name})(?![0-9A-Za-z])") if names else None
 
+    def name(self, path: str) -> str:
+        """The path of a file, or where a link leads, in the capture."""
+        if self._host is not None and "sys/fs/cgroup/" in path:
+            path = self._host.sub("host", path)
+        return self.text(path)
+
     def text(self, text: str) -> str:
-        """*text* without identifiers: in names, links, variables and contents alike."""
+        """*text* without identifiers: in names, variables and contents alike."""
         text = _IDENTIFIER.sub(lambda match: self._digits(match[0]), text)
         text = _VOLUME.sub("LVM-scrubbed", text)
         return _MULTIPATH.sub("mpath-scrubbed", text)

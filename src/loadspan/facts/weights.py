@@ -31,6 +31,8 @@ class File:
     format: str
     """Its suffix, `other` where that says nothing."""
     readable: bool
+    device: int
+    """As stat(2) numbers the filesystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def _take(entry: os.DirEntry[str], walk: _Walk) -> bool:
 
 
 def _file(name: str, resolved: str, status: os.stat_result) -> File:
-    return File(resolved, status.st_size, _format(name), os.access(resolved, os.R_OK))
+    return File(resolved, status.st_size, _format(name), os.access(resolved, os.R_OK), status.st_dev)
 
 
 def _format(name: str) -> str:

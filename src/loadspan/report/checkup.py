@@ -10,13 +10,15 @@ from loadspan.report.text import BOLD, DIM, Piece, cells, clean, join, left, rig
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from loadspan.facts.checkup import Checkup, Device, Link, Machine, Measured, Memory, Node, Place, Remark, Storage
+    from loadspan.facts.checkup import Checkup, Device, Link, Machine, Measured, Memory, Place, Remark, Storage
     from loadspan.report.terminal import Look
 
-_LABEL = 12  # columns of the names on the left
+_LABEL = 14  # columns of the names on the left
 _NARROWEST = 60
 _YELLOW = "33"
 _ITSELF = "X"
+_KINDS = {"nvme": "NVMe", "ssd": "SSD", "hdd": "spinning disk", "virtual": "virtual disk", "network": "over the network"}
+"""What the type of the filesystem does not say by itself."""
 _LEGEND = {
     _ITSELF: "itself",
     "NV": "NV# that many NVLinks",
@@ -37,7 +39,7 @@ def lines(checkup: Checkup, look: Look) -> list[str]:
     found: list[Line] = []
     if checkup.captured:
         found += [[("captured machine: nothing was asked of this one", DIM)]]
-    found += [*_facts("machine", _machine(checkup.machine, checkup.nodes), width), *_facts("memory", _memory(checkup.memory), width)]
+    found += [*_facts("machine", _machine(checkup.machine), width), *_facts("memory", _memory(checkup.memory), width)]
     found += _devices(checkup.devices, width)
     for place in checkup.paths:
         found += [[], *_place(place, width)]
@@ -53,17 +55,19 @@ def _facts(label: str, facts: Sequence[str], width: int, style: str = BOLD) -> I
         yield [(left(label if index == 0 else "", _LABEL - 2), style), ("  ", ""), *line]
 
 
-def _machine(machine: Machine, nodes: Sequence[Node]) -> list[str]:
+def _machine(machine: Machine) -> list[str]:
     cpus = "" if machine.cpus is None else _count(machine.cpus, "CPU")
-    if cpus and machine.cpus_allowed is not None:
-        cpus += f" ({machine.cpus_allowed} allowed)"
+    everything = machine.cpus is not None and machine.cpus_allowed in ("0", f"0-{machine.cpus - 1}")
+    if cpus and machine.cpus_allowed is not None and not everything:
+        cpus += f", this process may use {machine.cpus_allowed}"
     return [
         " ".join(text for text in ("Linux" if machine.kernel else "", machine.kernel, machine.architecture) if text),
         machine.processor or "",
         cpus,
         "" if machine.cpu_limit is None else f"limited to {machine.cpu_limit:g} of them",
-        _count(len(nodes), "NUMA node") if nodes else "",
-        f"{machine.hypervisor} guest" if machine.hypervisor else "",
+        "" if machine.numa_nodes is None else _count(machine.numa_nodes, "NUMA node"),
+        " ".join(text for text in ("virtual machine", machine.hypervisor) if text) if machine.virtual else "",
+        "Windows' Linux (WSL)" if machine.wsl else "",
         f"in a {machine.container} container" if machine.container else "",
     ]
 
@@ -113,7 +117,9 @@ def _identity(device: Device) -> list[str]:
         " ".join(text for text in (device.vendor, device.name) if text),
         "" if device.memory is None else units.size(device.memory),
         device.pci_address or "",
-        "not visible to this process" if device.visible is False else "",
+        f"driver {device.driver}" if device.driver else "",
+        f"{_count(device.c2c, 'C2C link')} to the CPU" if device.c2c else "",
+        "this process may not use it" if device.visible is False else "",
     ]
 
 
@@ -188,15 +194,15 @@ def _place(place: Place, width: int) -> Iterator[Line]:
     yield [(name, BOLD)]
     if place.resolved != place.path.rstrip("/"):
         yield from _indented("leads to", [place.resolved], width)
-    if not place.folder:
+    if place.folder is False and place.size is not None:
         yield from _indented("file", [units.size(place.size), *place.formats], width)
-    else:
+    elif place.files is not None and place.size is not None:
         kinds = ", ".join(f"{count} {name}" for name, count in place.formats.items())
-        more = "" if place.complete else "more that was not looked at"
+        more = "" if place.complete else "there are more, not looked at"
         yield from _indented("files", [units.size(place.size), f"{_count(place.files, 'file')}: {kinds}" if kinds else "none", more], width)
     for storage in place.storage:
         several = len(place.storage) > 1
-        here = f"{units.size(storage.size)} in {_count(storage.files, 'file')}" if several else ""
+        here = f"{units.size(storage.size)} in {_count(storage.files, 'file')}" if several and storage.size and storage.files else ""
         yield from _indented("storage", [here, *_storage(storage)], width)
         yield from _indented("disk", _disks(storage), width)
         yield from _indented("page cache", _cache(storage), width)
@@ -208,13 +214,15 @@ def _indented(label: str, facts: Sequence[str], width: int) -> Iterator[Line]:
 
 def _storage(storage: Storage) -> list[str]:
     mounted = " on ".join(text for text in (storage.filesystem, storage.mountpoint) if text)
-    source = storage.source or ""
-    device = storage.device or ""
+    if storage.root is not None:
+        mounted += f" ({storage.root} of it)"
     return [
         mounted,
-        storage.kind or "",
+        _KINDS.get(storage.kind or "", ""),
         f"server {storage.server}" if storage.server else "",
-        source if not device or source not in (device, f"/dev/{device}", "none") else "",
+        storage.device or storage.source or "",
+        storage.subtype if storage.subtype and storage.subtype not in (storage.filesystem or "") else "",
+        *(f"{name}={value}" if value else name for name, value in storage.options.items() if not name.endswith("dir")),
         "" if storage.read_ahead is None else f"read-ahead {binary(storage.read_ahead)}",
     ]
 
@@ -223,15 +231,15 @@ def _disks(storage: Storage) -> list[str]:
     names = {disk.name for disk in storage.disks}
     stack = " > ".join(storage.stack) if storage.stack else ", ".join(disk.name for disk in storage.disks)
     models = [f"{disk.name} {disk.model}" if len(names) > 1 else disk.model for disk in storage.disks if disk.model]
-    return [stack or storage.device or "", *models, "dm-crypt" if storage.encrypted else ""]
+    return [stack if len(storage.stack) > 1 or models else "", *models, "encrypted" if storage.encrypted else ""]
 
 
 def _cache(storage: Storage) -> list[str]:
     if storage.kind == "memory":
         return ["the files are in memory"]
-    if storage.cached is None:
-        return []
     asked = storage.size if storage.cached_of is None else storage.cached_of
+    if storage.cached is None or asked is None:
+        return []
     share = "all" if storage.cached >= 1 else "none" if storage.cached == 0 else f"{_percent(storage.cached)} %"
     if share == "none":
         found = f"none of {units.size(asked)}"
@@ -239,7 +247,7 @@ def _cache(storage: Storage) -> list[str]:
         found = f"all of {units.size(asked)}"
     else:
         found = f"{share} of {units.size(asked)}"
-    return [found, "sampled" if storage.cached_sampled else "", "" if asked >= storage.size else "the rest could not be asked"]
+    return [found, "sampled" if storage.cached_sampled else "", "" if asked >= (storage.size or 0) else "the rest could not be asked"]
 
 
 def _percent(share: float) -> str:
@@ -269,6 +277,19 @@ def _remarks(remarks: Sequence[Remark], width: int) -> Iterator[Line]:
         about = f"{clean(remark.about)}: " if remark.about else ""
         for index, text in enumerate(_words(about + clean(remark.text), width - 4)):
             yield [("  ", ""), ("! " if index == 0 else "  ", _YELLOW), (text, "")]
+
+
+def listing(names: Sequence[str], width: int) -> list[str]:
+    """Files by their folders: a line for each folder, or as many as its files need."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        folders.setdefault(folder, []).append(file)
+    found = []
+    for folder, files in folders.items():
+        head = f"{clean(folder)}/ " if folder else ""
+        found += [f"  {'    ' if index else ''}{line}" for index, line in enumerate(_words(head + " ".join(map(clean, files)), width - 6))]
+    return found
 
 
 def _words(text: str, width: int) -> list[str]:

@@ -1,0 +1,190 @@
+"""`loadspan check`: what can be known of a path and the devices before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from loadspan.commands import show
+from loadspan.errors import UserError
+from loadspan.facts import answers, capture, checkup, survey
+from loadspan.facts.scrub import Scrub
+from loadspan.facts.tree import HERE, Tree
+from loadspan.report import checkup as report
+from loadspan.report.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadspan.facts.answers import Answers, Place
+    from loadspan.facts.checkup import Checkup
+
+
+class Check:
+    """
+    Look at paths, devices and this machine without loading anything.
+
+    PATH is a file or a model folder. A PCIe link is read while it is idle, which says what it could do and nothing about what it does
+    under load: record one with `loadspan run`. What cannot be known is left out.
+    """
+
+    def prepare(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments of `check`."""
+        parser.add_argument("paths", nargs="*", metavar="PATH", help="file or folder with weights (default: only machine and devices)")
+        parser.add_argument("--device", metavar="DEVICE", help="only this one: cuda:0, GPU0 or a PCI address")
+        parser.add_argument(
+            "--root", metavar="DIR|FILE", help="read DIR/sys and DIR/proc, or a FILE.tar.gz of --save, and not this machine"
+        )
+        parser.add_argument(
+            "--save", metavar="FILE", help="also write the kernel files that were read to a new FILE.tar.gz, to send to somebody"
+        )
+        parser.add_argument("--json", action="store_true", help="print the same facts as JSON instead; docs/check.md describes the fields")
+        parser.add_argument("--width", type=int, metavar="N", help="columns to draw in (default: the terminal's, 100 where there is none)")
+        parser.add_argument(
+            "--color",
+            action=argparse.BooleanOptionalAction,
+            help="colors, or none with --no-color (default: colors on a terminal, unless NO_COLOR is set)",
+        )
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Print what was found."""
+        if arguments.save and arguments.root:
+            raise UserError("--save: not together with --root, which reads a machine that was captured already.")
+        if arguments.save and os.path.lexists(arguments.save):
+            raise UserError(f"{arguments.save}: exists already. Name a new file with --save, or remove this one.")
+        tree, told = _recorded(arguments.root, arguments.paths) if arguments.root else _here(arguments.paths, recorded=bool(arguments.save))
+        found = survey.make(tree, told)
+        if arguments.device:
+            found = survey.choose(found, [label_of(arguments.device, found)])
+        if arguments.json:
+            print(json.dumps(checkup.as_json(found), indent=2))
+        else:
+            look = show.look(sys.stdout, width=arguments.width, color=arguments.color)
+            print(*report.lines(found, look), sep="\n")
+        if isinstance(tree, capture.Recorder):
+            _save(arguments.save, tree, told, sys.stderr if arguments.json else sys.stdout)
+        return 0
+
+
+def _here(paths: Sequence[str], *, recorded: bool) -> tuple[Tree, Answers]:
+    """This machine."""
+    for path in paths:
+        _refuse_missing(path)
+    tree = capture.Recorder() if recorded else HERE
+    return tree, answers.ask(paths, os.environ, tree)
+
+
+def _refuse_missing(path: str) -> None:
+    try:
+        os.stat(path)  # noqa: PTH116 - for its error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: {reason.lower()}. Give a file or folder with weights.") from None
+
+
+def _recorded(root: str, paths: Sequence[str]) -> tuple[Tree, Answers]:
+    """The machine below or in *root*. This one is not asked anything."""
+    if os.path.isdir(root):  # noqa: PTH112 - a path as the user gave it
+        tree = Tree(os.path.abspath(root))  # noqa: PTH100 - as above
+        tree.here = False
+        if not tree.names("sys") and not tree.names("proc"):
+            raise UserError(
+                f"{root}: neither sys nor proc in it. Give a folder that holds them, or a FILE.tar.gz of loadspan check --save."
+            )
+    else:
+        tree = capture.read(root)
+    told = answers.parse(capture.manifest(tree))
+    if not paths:
+        return tree, told
+    return tree, replace(told, places=tuple(_place(path, told, root) for path in paths))
+
+
+def _place(path: str, told: Answers, root: str) -> Place:
+    """The place of the captured machine that *path* names."""
+    found = next((place for place in told.places if path.rstrip("/") in (place.path.rstrip("/"), place.resolved)), None)
+    if found is not None:
+        return found
+    if told.places or not path.startswith("/"):
+        # Of a capture only the mounts of its own paths are known: for another one the answer would be wrong.
+        known = ", ".join(place.path for place in told.places)
+        raise UserError(f"{path}: not in {root}. " + (f"It has {known}." if known else "Give an absolute path of the machine there."))
+    resolved = os.path.normpath(path)
+    return answers.Place(path, resolved, groups=(answers.Group(resolved),))
+
+
+def label_of(text: str, found: Checkup) -> str:
+    """
+    Label of the device that *text* names.
+
+    Raises:
+        UserError: it names none, or which one is not certain.
+    """
+    match = re.fullmatch(r"([a-z][a-z0-9_]*)(?::(\d{1,4}))?", text)
+    if match and match[1] != "cpu":
+        kind, index = match[1], int(match[2] or 0)
+        types = ("cuda", "hip") if kind == "cuda" else (kind,)
+        alike = [device for device in found.devices if device.type in types]
+        for device in alike:
+            if device.index == index:
+                return device.label
+        if any(device.index is None and device.visible is not False for device in alike):
+            return _by_torch(text, kind, index, found)
+    else:
+        for device in found.devices:
+            if text.lower() in (device.label.lower(), device.pci_address, (device.pci_address or "").removeprefix("0000:")):
+                return device.label
+        if not re.fullmatch(r"GPU\d+|[0-9a-f:.]{7,}", text, re.IGNORECASE):
+            raise UserError(f"{text}: no device. Give one as torch names it (cuda:0), its label (GPU0) or its PCI address.")
+    raise UserError(f"{text}: there is no such device. {_known(found)}")
+
+
+def _known(found: Checkup) -> str:
+    names = []
+    for device in found.devices:
+        torch = f", {device.type}:{device.index}" if device.type and device.index is not None else ""
+        names.append(f"{device.label} ({device.pci_address}{torch})")
+    return f"There is {', '.join(names)}." if names else "No accelerator was found."
+
+
+def _by_torch(text: str, kind: str, index: int, found: Checkup) -> str:
+    """Ask torch, which has to be imported and to initialize its devices for that."""
+    address = None if found.captured else _asked(kind, index)
+    for device in found.devices:
+        if address is not None and device.pci_address == address:
+            return device.label
+    reason = "which one that is cannot be told" + ("" if found.captured else " without torch that sees it")
+    raise UserError(f"{text}: {reason}. Name it by label or PCI address. {_known(found)}")
+
+
+def _asked(kind: str, index: int) -> str | None:
+    from loadspan.facts import device
+
+    try:
+        import torch
+    except ImportError:
+        return None
+    module: Any = getattr(torch, kind, None)
+    try:
+        module.init()
+    except (RuntimeError, AssertionError, AttributeError):
+        return None
+    return device.of_torch(kind, index).pci_address
+
+
+def _save(path: str, tree: capture.Recorder, told: Answers, stream: Any) -> None:
+    """Write the capture and tell what is in it."""
+    places = [name for place in told.places for name in (place.path, place.resolved, *(group.file for group in place.groups))]
+    scrub = Scrub(os.uname().nodename, places)
+    manifest = answers.as_json(replace(told, environment={name: scrub.text(text) for name, text in told.environment.items()}))
+    written = capture.write(path, tree, manifest, scrub)
+    print(f"\nsaved: {clean(path)}, {written.size} bytes. It holds what was read of", file=stream)
+    for line in report.listing(written.files, show.look(stream).width):
+        print(line, file=stream)
+    kept = "It says which paths were asked about and where they are mounted. " if places else ""
+    kept += "Serial numbers, UUIDs, host and server names and addresses are left out or replaced. Look into it before you send it."
+    print(kept, file=stream)
