@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loadspan.facts.storage import StorageFacts
 
 _COUNT = 64
+_STEP = 618  # thousandths of a part: the golden ratio spreads any number of them evenly
 _CACHESTAT_WIDTH, _CACHESTAT_WHOLE = 1 << 18, 1 << 26
 _MINCORE_WIDTH, _MINCORE_WHOLE = 1 << 16, 1 << 22
 _LARGEST = 1 << 60  # no file is larger; a mapping of a larger one would fail anyway
@@ -40,6 +41,9 @@ _LOCAL = frozenset(
 # As those, but opening a file takes round trips and may drop its pages from the cache: looked at only through the reader's descriptor.
 _REMOTE = frozenset(("nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse", "fuseblk"))
 _STACKED = frozenset(("overlay",))
+
+_SAMPLED_ERROR = 0.1
+_READ_AHEAD = 1 << 24  # the kernel reads a little more than it is asked for, and some of it twice
 
 _MEMORY = frozenset(("tmpfs", "ramfs", "devtmpfs", "hugetlbfs"))
 _NOBODY = 65534
@@ -138,8 +142,18 @@ def pull(before: CacheFacts, after: CacheFacts) -> int | None:
     return _scaled(after, sum(max(0, new.cached - old.cached, _never(old) - _never(new)) for old, new in pairs))
 
 
-def evicted(before: CacheFacts, after: CacheFacts) -> Eviction | None:
-    """What left the cache meanwhile, at least. None where the two cannot be compared."""
+def evicted(before: CacheFacts, after: CacheFacts, storage_read: int | None = None) -> Eviction | None:
+    """
+    What left the cache meanwhile, at least. None where the two cannot be compared.
+
+    A file larger than the memory for it looks the same before and after its second reading: its beginning is gone, its end is there.
+
+    Args:
+        before: The file before it was read.
+        after: The file after it was read.
+        storage_read: Bytes of this file that the storage delivered meanwhile. More than were missing are pages that left before they
+            were reached. Not to be given where the file was read past the cache (O_DIRECT).
+    """
     if not _comparable(before, after):
         return None
     left = reclaimed = pages = 0
@@ -149,14 +163,25 @@ def evicted(before: CacheFacts, after: CacheFacts) -> Eviction | None:
         reclaimed += grown
         pages += new.pages
     told = all(window.evicted is not None for window in (*before.windows, *after.windows))
-    return Eviction(_share(left, pages, sampled=after.sampled), _share(reclaimed, pages, sampled=after.sampled) if told else None)
+    share = _share(left, pages, sampled=after.sampled)
+    if storage_read is not None:
+        again = storage_read / before.size - (1 - before.fraction)
+        if again > (_SAMPLED_ERROR if before.sampled else 0) + _READ_AHEAD / before.size:
+            share = max(share, round(min(again, 1.0), 2))
+    return Eviction(share, _share(reclaimed, pages, sampled=after.sampled) if told else None)
 
 
 def spans(size: int, whole: int, width: int) -> list[tuple[int, int]]:
-    """Windows (offset, length) of a file: all of it up to *whole* bytes, else the middles of 64 equal parts, *width* bytes of each."""
+    """
+    Windows (offset, length) of a file: all of it up to *whole* bytes, else *width* bytes in each of 64 equal parts.
+
+    Each lies elsewhere in its part, the same at each look: at equal distances they would all hit, or all miss, what repeats in a file.
+    """
     if size <= whole:
         return [(0, size)]
-    return [((size * (2 * part + 1) // (2 * _COUNT) - width // 2) // PAGE * PAGE, width) for part in range(_COUNT)]
+    part = size // _COUNT
+    places = (part * number + (part - width) * (number * _STEP % 1000) // 1000 for number in range(_COUNT))
+    return [(place // PAGE * PAGE, width) for place in places]
 
 
 def _looked(descriptor: int, size: int, *, by_cachestat: bool) -> CacheFacts:

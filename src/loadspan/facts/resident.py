@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PAGE = mmap.PAGESIZE
-_CACHESTAT = 451  # on each of these machines
+CACHESTAT = 451  # on each of these machines
 _MACHINES = ("x86_64", "aarch64", "ppc64le", "s390x", "riscv64", "loongarch64")
 _NO_ACCESS = 0  # a program that locks all its memory would have a readable mapping read in at once
 _NO_MAPPING = ctypes.c_void_p(-1).value
@@ -64,7 +64,7 @@ def cachestat(descriptor: int, size: int, spans: Sequence[tuple[int, int]]) -> l
     found = []
     for offset, length in spans:
         span[0], span[1] = offset, length
-        if call(_CACHESTAT, descriptor, at, into, 0):
+        if call(CACHESTAT, descriptor, at, into, 0):
             raise OSError(ctypes.get_errno(), "cachestat")
         pages = _pages(size, offset, length)
         cached, _, _, evicted, recently = counts
