@@ -56,8 +56,10 @@ class Memory:
 
     total: int | None = _known("memory of the machine", "By")
     available: int | None = _known("what can be had without swapping", "By")
-    limit: int | None = _known("limit of the control group, its page cache counted", "By")
-    used: int | None = _known("what counts towards that limit now", "By")
+    limit: int | None = _known(
+        "tightest limit of the control groups, the page cache counted; absent where there is none below the memory of the machine", "By"
+    )
+    used: int | None = _known("memory that the control group uses, the page cache counted", "By")
     swap: int | None = _known("swap space", "By")
     swap_used: int | None = _known("swap space in use", "By")
 
@@ -67,7 +69,7 @@ class Node:
     """One NUMA node."""
 
     number: int = _required("its number")
-    cpus: str | None = _known("its CPUs, as the kernel lists them")
+    cpus: str | None = _known("its CPUs, as the kernel lists them; empty for a node of memory alone")
     distances: Mapping[str, int] = _map("distance to each node by its number, 10 is itself")
 
 

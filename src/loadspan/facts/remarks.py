@@ -31,8 +31,11 @@ _LITTLE_CPU = 1.0
 def find(checkup: Checkup) -> tuple[Remark, ...]:
     """Every remark on *checkup*: on the paths first, since they are what was asked about."""
     found = [remark for place in checkup.paths for remark in _on_place(place, checkup.memory)]
+    nodes = {node.number: node.cpus for node in checkup.nodes}
     for device in checkup.devices:
-        found += _on_device(device, checkup.machine, {node.number: node.cpus for node in checkup.nodes})
+        found += _on_cpus(device, checkup.machine, nodes) if device.visible is not False else ()
+        # Beside memory of its own that the CPU sees as a node, a device has other links than PCIe, and no use for the speed of that.
+        found += _on_links(device) if device.visible is not False and not device.c2c and "" not in nodes.values() else ()
     return (*found, *_on_machine(checkup.machine, checkup.memory))
 
 
@@ -83,7 +86,8 @@ def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
             f"round trip to a {_FAR.get(storage.kind or '', 'remote storage')}.",
         )
     if storage.encrypted:
-        yield "encrypted", f"{where} lies on dm-crypt: the kernel decrypts every byte that is not cached, which shows in no Python code."
+        layer = "lies on dm-crypt" if "dm-crypt" in storage.stack else "is encrypted"
+        yield _said("encrypted", f"{where} {layer}: every byte that is not cached is decrypted below the program, where no span shows it.")
     if storage.kind == "hdd":
         models = [disk.model for disk in storage.disks if disk.model]
         yield _said(
@@ -93,8 +97,8 @@ def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
     if storage.kind == "overlay":
         yield _said(
             "overlay",
-            f"{where}: the files are in the image or in the writable layer of a container. A mounted volume can be faster, and says more "
-            "about itself.",
+            f"{where}: the files are in the image or in the writable layer of a container"
+            f"{'' if storage.disks else ', and what disk that is cannot be seen from here'}. Weights belong on a mounted volume.",
         )
     yield from _on_cache(storage, remote=remote)
 
@@ -126,9 +130,7 @@ def _disk(storage: Storage) -> str:
     return storage.disks[0].name if len(storage.disks) == 1 else f"{len(storage.disks)} disks" if storage.disks else "storage"
 
 
-def _on_device(device: Device, machine: Machine, nodes: dict[int, str | None]) -> Iterator[Remark]:
-    if device.visible is False:
-        return
+def _on_links(device: Device) -> Iterator[Remark]:
     link, end = device.narrowest, device.links[-1] if device.links else None
     if link is not None and end is not None and (text := _narrow(link, end)):
         yield Remark(id="narrow_link", about=device.label, text=text)
@@ -136,16 +138,18 @@ def _on_device(device: Device, machine: Machine, nodes: dict[int, str | None]) -
         if hop.width is not None and hop.width_possible is not None and hop.width < hop.width_possible:
             text = f"{hop.upper} to {hop.lower} reads x{hop.width}, x{hop.width_possible} is possible. An idle link may be narrower than"
             yield Remark(id="link_width", about=device.label, text=f"{text} a busy one: record a load to see it while bytes move.")
-    allowed, near = _cpus(machine.cpus_allowed), _cpus(device.cpus)
-    if numa.relation(allowed, near) == "remote":
+
+
+def _on_cpus(device: Device, machine: Machine, nodes: dict[int, str | None]) -> Iterator[Remark]:
+    allowed = _cpus(machine.cpus_allowed)
+    if numa.relation(allowed, _cpus(device.cpus)) == "remote":
         own = numa.node_of_affinity(allowed, {number: cpus for number, text in nodes.items() if (cpus := _cpus(text))})
-        node = "" if device.numa_node is None else f" of NUMA node {device.numa_node}"
-        bind = "" if device.numa_node is None else f" Start the program with: numactl --cpunodebind={device.numa_node}"
         yield Remark(
             id="remote_cpus",
             about=device.label,
-            text=f"near CPUs {device.cpus}{node}, but this process may only use {machine.cpus_allowed}"
-            f"{'' if own is None else f' of node {own}'}: every copy crosses between nodes.{bind}",
+            text=f"it is near CPUs {device.cpus} of NUMA node {device.numa_node}, but this process may only use {machine.cpus_allowed}"
+            f"{'' if own is None else f' of node {own}'}: every copy crosses between nodes. Start the program with: numactl "
+            f"--cpunodebind={device.numa_node}",
         )
 
 

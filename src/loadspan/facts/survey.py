@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loadspan.facts import accelerators, checkup, links, machine, numa, nvidia, pci, remarks, storage
+from loadspan.facts import accelerators, checkup, links, machine, memory, numa, nvidia, pci, remarks, storage
 from loadspan.facts.nvml import NvmlGpu
 from loadspan.version import __version__
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def make(tree: Tree, answers: Answers) -> Checkup:
     """Everything that is known of the machine that *tree* and *answers* are of."""
     devices = _devices(tree, answers)
-    processor = _machine(tree, answers)
+    seen = machine.of(tree)
     found = checkup.Checkup(
         version=checkup.VERSION,
         loadspan=__version__,
         captured=not tree.here,
-        machine=processor,
-        memory=_memory(tree),
+        machine=_machine(seen, answers),
+        memory=_memory(seen, memory.read(tree)),
         nodes=_nodes(tree),
         devices=devices,
         paths=tuple(_place(place, tree) for place in answers.places),
@@ -36,8 +36,7 @@ def make(tree: Tree, answers: Answers) -> Checkup:
     return replace(found, remarks=remarks.find(found))
 
 
-def _machine(tree: Tree, answers: Answers) -> checkup.Machine:
-    found = machine.of(tree)
+def _machine(found: machine.Machine, answers: Answers) -> checkup.Machine:
     allowed = answers.cpus or (machine.cpulist(found.cpus_allowed) if found.cpus_allowed else None)
     return checkup.Machine(
         kernel=found.kernel,
@@ -55,10 +54,15 @@ def _machine(tree: Tree, answers: Answers) -> checkup.Machine:
     )
 
 
-def _memory(tree: Tree) -> checkup.Memory:
-    found = machine.of(tree)
-    used = found.swap - found.swap_free if found.swap is not None and found.swap_free is not None else None
-    return checkup.Memory(total=found.memory, available=found.memory_available, swap=found.swap, swap_used=used)
+def _memory(found: machine.Machine, group: memory.Memory) -> checkup.Memory:
+    return checkup.Memory(
+        total=found.memory,
+        available=found.memory_available,
+        limit=group.limit if group.limit is not None and group.limit < (found.memory or group.limit + 1) else None,
+        used=group.usage,
+        swap=found.swap,
+        swap_used=found.swap - found.swap_free if found.swap is not None and found.swap_free is not None else None,
+    )
 
 
 def _nodes(tree: Tree) -> tuple[checkup.Node, ...]:
@@ -66,7 +70,7 @@ def _nodes(tree: Tree) -> tuple[checkup.Node, ...]:
     return tuple(
         checkup.Node(
             number=node,
-            cpus=machine.cpulist(cpus[node]) or None if node in cpus else None,
+            cpus=machine.cpulist(cpus[node]) if node in cpus else None,
             distances={str(other): distance for other, distance in distances.get(node, {}).items()},
         )
         for node in numa.numbers(tree)

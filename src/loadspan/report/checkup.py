@@ -10,7 +10,7 @@ from loadspan.report.text import BOLD, DIM, Piece, cells, clean, join, left, rig
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from loadspan.facts.checkup import Checkup, Device, Link, Machine, Measured, Memory, Place, Remark, Storage
+    from loadspan.facts.checkup import Checkup, Device, Link, Machine, Measured, Memory, Node, Place, Remark, Storage
     from loadspan.report.terminal import Look
 
 _LABEL = 14  # columns of the names on the left
@@ -19,6 +19,9 @@ _YELLOW = "33"
 _ITSELF = "X"
 _KINDS = {"nvme": "NVMe", "ssd": "SSD", "hdd": "spinning disk", "virtual": "virtual disk", "network": "over the network"}
 """What the type of the filesystem does not say by itself."""
+_VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
+_TORCH = {"hip": "cuda"}
+"""What torch calls a type of device."""
 _LEGEND = {
     _ITSELF: "itself",
     "NV": "NV# that many NVLinks",
@@ -40,6 +43,8 @@ def lines(checkup: Checkup, look: Look) -> list[str]:
     if checkup.captured:
         found += [[("captured machine: nothing was asked of this one", DIM)]]
     found += [*_facts("machine", _machine(checkup.machine), width), *_facts("memory", _memory(checkup.memory), width)]
+    if len(checkup.nodes) > 1:
+        found += _facts("numa", _nodes(checkup.nodes), width)
     found += _devices(checkup.devices, width)
     for place in checkup.paths:
         found += [[], *_place(place, width)]
@@ -89,6 +94,12 @@ def _memory(memory: Memory) -> list[str]:
     ]
 
 
+def _nodes(nodes: Sequence[Node]) -> list[str]:
+    found = [f"node {node.number}: {'memory alone' if node.cpus == '' else f'CPUs {node.cpus}'}" for node in nodes if node.cpus is not None]
+    far = {distance for node in nodes for number, distance in node.distances.items() if number != str(node.number)}
+    return [*found, f"distance {' to '.join(map(str, sorted({min(far), max(far)})))}"] if far else found
+
+
 def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
     if not devices:
         yield from _facts("devices", ["no accelerator found"], width)
@@ -98,6 +109,8 @@ def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
     for device in devices:
         for index, line in enumerate(wrap([(clean(fact), "") for fact in _identity(device) if fact], width - label - 4)):
             yield [("  ", ""), (left(device.label if index == 0 else "", label), BOLD), ("  ", ""), *line]
+    if sum(device.type == "cuda" and device.index is None and device.visible is not False for device in devices) > 1:
+        yield [("  ", ""), ("as cuda:N torch may number them in another order, unless CUDA_DEVICE_ORDER=PCI_BUS_ID", DIM)]
     tables = _tables(devices, width)
     for table in tables:
         yield []
@@ -109,12 +122,9 @@ def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
 
 
 def _identity(device: Device) -> list[str]:
-    torch = device.type or ""
-    if device.type and device.index is not None:
-        torch = f"{device.type}:{device.index}"
     return [
-        torch,
-        " ".join(text for text in (device.vendor, device.name) if text),
+        f"{_TORCH.get(device.type, device.type)}:{device.index}" if device.type and device.index is not None else "",
+        device.name or _VENDORS.get(device.vendor or "", device.vendor) or "",
         "" if device.memory is None else units.size(device.memory),
         device.pci_address or "",
         f"driver {device.driver}" if device.driver else "",
@@ -131,7 +141,7 @@ def _legend(devices: Sequence[Device]) -> list[str]:
         if any(other.label not in device.relations for device in devices for other in devices if other is not device):
             found.append("blank: not known")
     if any(_lanes(device.narrowest, now=True) for device in devices):
-        found.append("link now: read while idle, which says nothing about its speed under load")
+        found.append("idle link: as it was read now, which says nothing about its speed under load")
     if any(_lanes(device.narrowest, now=False) for device in devices):
         found.append("possible: what both ends of the narrowest link support")
     return found
@@ -175,11 +185,16 @@ def _columns(devices: Sequence[Device]) -> list[list[str]]:
     return [
         ["CPUs near", *(clean(device.cpus or "") for device in devices)],
         ["NUMA", *("" if device.numa_node is None else str(device.numa_node) for device in devices)],
-        ["link now", *(_lanes(device.narrowest, now=True) for device in devices)],
+        ["idle link", *(_lanes(device.narrowest, now=True) for device in devices)],
         ["possible", *(_lanes(device.narrowest, now=False) for device in devices)],
-        ["", *("" if speed is None else units.throughput(speed) for speed in speeds)],
-        ["narrowest link", *(f"{device.narrowest.upper} {device.narrowest.lower}" if device.narrowest else "" for device in devices)],
+        ["at most", *("" if speed is None else units.throughput(speed) for speed in speeds)],
+        ["narrowest link", *(_ends(device.narrowest) if device.narrowest else "" for device in devices)],
     ]
+
+
+def _ends(link: Link) -> str:
+    # As lspci shows them: without the domain that most machines have alone.
+    return clean(f"{link.upper.removeprefix('0000:')} - {link.lower.removeprefix('0000:')}")
 
 
 def _lanes(link: Link | None, *, now: bool) -> str:
@@ -192,7 +207,7 @@ def _lanes(link: Link | None, *, now: bool) -> str:
 def _place(place: Place, width: int) -> Iterator[Line]:
     name = clean(place.path)
     yield [(name, BOLD)]
-    if place.resolved != place.path.rstrip("/"):
+    if place.resolved != (place.path.rstrip("/") or "/"):
         yield from _indented("leads to", [place.resolved], width)
     if place.folder is False and place.size is not None:
         yield from _indented("file", [units.size(place.size), *place.formats], width)
@@ -214,13 +229,13 @@ def _indented(label: str, facts: Sequence[str], width: int) -> Iterator[Line]:
 
 def _storage(storage: Storage) -> list[str]:
     mounted = " on ".join(text for text in (storage.filesystem, storage.mountpoint) if text)
-    if storage.root is not None:
+    if storage.root is not None and "subvol" not in storage.options:
         mounted += f" ({storage.root} of it)"
     return [
         mounted,
         _KINDS.get(storage.kind or "", ""),
         f"server {storage.server}" if storage.server else "",
-        storage.device or storage.source or "",
+        storage.device or (storage.source if storage.source != storage.filesystem else "") or "",
         storage.subtype if storage.subtype and storage.subtype not in (storage.filesystem or "") else "",
         *(f"{name}={value}" if value else name for name, value in storage.options.items() if not name.endswith("dir")),
         "" if storage.read_ahead is None else f"read-ahead {binary(storage.read_ahead)}",
@@ -229,7 +244,10 @@ def _storage(storage: Storage) -> list[str]:
 
 def _disks(storage: Storage) -> list[str]:
     names = {disk.name for disk in storage.disks}
-    stack = " > ".join(storage.stack) if storage.stack else ", ".join(disk.name for disk in storage.disks)
+    # Of several disks the stack has all that is on the way, and not which is on which.
+    stack = (
+        (" > " if len(storage.disks) < 2 else ", ").join(storage.stack) if storage.stack else ", ".join(disk.name for disk in storage.disks)
+    )
     models = [f"{disk.name} {disk.model}" if len(names) > 1 else disk.model for disk in storage.disks if disk.model]
     return [stack if len(storage.stack) > 1 or models else "", *models, "encrypted" if storage.encrypted else ""]
 
