@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from loadspan.facts.answers import Answers, Place
     from loadspan.facts.checkup import Checkup
 
+_TORCH_NAME = re.compile(r"([a-z][a-z0-9_]*)(?::(\d{1,4}))?")
+
 
 class Check:
     """
@@ -53,14 +55,15 @@ class Check:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Print what was found."""
-        if arguments.save and arguments.root:
-            raise UserError("--save: not together with --root, which reads a machine that was captured already.")
-        if arguments.save and os.path.lexists(arguments.save):
-            raise UserError(f"{arguments.save}: exists already. Name a new file with --save, or remove this one.")
+        _refuse(arguments)
         tree, told = _recorded(arguments.root, arguments.paths) if arguments.root else _here(arguments.paths, recorded=bool(arguments.save))
         found = survey.make(tree, told)
         if arguments.device:
             found = survey.choose(found, [label_of(arguments.device, found)])
+        if arguments.measure:
+            from loadspan.commands.measure import measure
+
+            found = replace(found, measured=tuple(measure(found, arguments.scratch, _named(arguments.device))))
         if arguments.json:
             print(json.dumps(checkup.as_json(found), indent=2))
         else:
@@ -69,6 +72,24 @@ class Check:
         if isinstance(tree, capture.Recorder):
             _save(arguments.save, tree, told, sys.stderr if arguments.json else sys.stdout)
         return 0
+
+
+def _refuse(arguments: argparse.Namespace) -> None:
+    """Options that contradict each other, before anything is read."""
+    for name in ("save", "measure"):
+        if getattr(arguments, name) and arguments.root:
+            raise UserError(f"--{name}: not together with --root, which is about another machine. Leave one of them out.")
+    if arguments.save and os.path.lexists(arguments.save):
+        raise UserError(f"{arguments.save}: exists already. Name a new file with --save, or remove this one.")
+    if arguments.scratch and not arguments.measure:
+        raise UserError("--scratch: nothing is measured without --measure. Add it.")
+    if arguments.scratch and not os.path.isdir(arguments.scratch):  # noqa: PTH112 - a path as the user gave it
+        raise UserError(f"{arguments.scratch}: not a folder. Name one with --scratch that can be written.")
+
+
+def _named(device: str | None) -> str | None:
+    """*device* where it is a name that torch understands."""
+    return device if device and _TORCH_NAME.fullmatch(device) else None
 
 
 def _here(paths: Sequence[str], *, recorded: bool) -> tuple[Tree, Answers]:
@@ -124,7 +145,7 @@ def label_of(text: str, found: Checkup) -> str:
     Raises:
         UserError: it names none, or which one is not certain.
     """
-    match = re.fullmatch(r"([a-z][a-z0-9_]*)(?::(\d{1,4}))?", text)
+    match = _TORCH_NAME.fullmatch(text)
     if match and match[1] != "cpu":
         kind, index = match[1], int(match[2] or 0)
         types = ("cuda", "hip") if kind == "cuda" else (kind,)

@@ -162,15 +162,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A ceiling that `--measure` measured."""
+    """A ceiling that `--measure` measured, or why there is none."""
 
     probe: str = _required("what was measured")
-    path: str | None = _known("mount point or file that it was measured on")
-    device: str | None = _known("device that it was measured with")
+    about: str | None = _known("path or device that it was measured with; absent where it is the processor")
     rate: float | None = _known("bytes per second", "By/s")
     size: int | None = _known("bytes that were moved", "By")
-    duration: float | None = _known("how long that took", "s")
+    duration: float | None = _known("seconds that it took; of decryption, on the CPU", "s")
     depth: int | None = _known("requests at once", "requests")
+    block: int | None = _known("bytes of one request", "By")
+    verified: bool | None = _known("whether the kernel counted the bytes as read from storage; absent where it does not tell")
+    source: str | None = _known("where the bytes came from: storage, page cache, memory, unknown")
+    note: str | None = _known("what to know about it")
     skipped: str | None = _known("why nothing was measured")
 
 

@@ -245,9 +245,8 @@ def _storage(storage: Storage) -> list[str]:
 def _disks(storage: Storage) -> list[str]:
     names = {disk.name for disk in storage.disks}
     # Of several disks the stack has all that is on the way, and not which is on which.
-    stack = (
-        (" > " if len(storage.disks) < 2 else ", ").join(storage.stack) if storage.stack else ", ".join(disk.name for disk in storage.disks)
-    )
+    between = ", " if len(storage.disks) > 1 else " > "
+    stack = between.join(storage.stack or [disk.name for disk in storage.disks])
     models = [f"{disk.name} {disk.model}" if len(names) > 1 else disk.model for disk in storage.disks if disk.model]
     return [stack if len(storage.stack) > 1 or models else "", *models, "encrypted" if storage.encrypted else ""]
 
@@ -275,15 +274,23 @@ def _percent(share: float) -> str:
 
 def _measured(measured: Sequence[Measured], width: int) -> Iterator[Line]:
     yield [("measured", BOLD)]
-    label = max(cells(clean(item.probe)) for item in measured)
-    for item in measured:
+    names = [clean(item.probe) + (f", {item.depth} at once" if item.depth is not None and item.depth > 1 else "") for item in measured]
+    label = min(max(map(cells, names)), width // 2)
+    about: str | None = None
+    for name, item in zip(names, measured, strict=True):
+        if item.about != about and item.about is not None:
+            yield [("  ", ""), (clean(item.about), BOLD)]
+        elif item.about != about:
+            yield [("  ", ""), ("one core", BOLD)]
+        about = item.about
         facts = [] if item.size is None or item.duration is None else [f"{units.size(item.size)} in {units.seconds(item.duration)}"]
-        facts += [] if item.depth is None or item.depth == 1 else [f"{item.depth} at once"]
-        facts += [text for text in (item.device, item.path) if text] + ([item.skipped] if item.skipped else [])
+        facts += [] if item.source in (None, "memory", "storage") else [f"from {item.source}" if item.source != "unknown" else ""]
+        facts += [text for text in (item.note, item.skipped) if text]
         rate = units.throughput(item.rate) if item.rate is not None else ""
-        for index, line in enumerate(wrap([(clean(fact), DIM) for fact in facts], width - label - 15)):
-            head = (clean(item.probe), rate) if index == 0 else ("", "")
-            yield [("  ", ""), (left(head[0], label), ""), ("  ", ""), (right(head[1], 9), BOLD), ("  ", ""), *line]
+        words = [line for fact in facts if fact for line in _words(clean(fact), width - label - 17)]
+        for index, line in enumerate(wrap([(word, DIM) for word in words], width - label - 17)):
+            head = (name, rate) if index == 0 else ("", "")
+            yield [("    ", ""), (left(head[0], label), ""), ("  ", ""), (right(head[1], 9), BOLD), ("  ", ""), *line]
 
 
 def _remarks(remarks: Sequence[Remark], width: int) -> Iterator[Line]:
