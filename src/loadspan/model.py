@@ -14,7 +14,7 @@ from loadspan import names
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Value = str | bool | int | float | tuple[str, ...]
+Value = str | bool | int | float | tuple[str, ...] | tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,16 @@ class Span:
         """Attribute *name* if it is text."""
         value = self.attributes.get(name)
         return value if isinstance(value, str) else None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Attribute *name* if it is a list of texts, else nothing."""
+        value = self.attributes.get(name)
+        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, tuple) else ()
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Attribute *name* if it is a list of numbers, else nothing."""
+        value = self.attributes.get(name)
+        return tuple(item for item in value if isinstance(item, int | float)) if isinstance(value, tuple) else ()
 
     def walk(self) -> Iterator[Span]:
         """This span and everything below it, parents first."""

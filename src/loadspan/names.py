@@ -90,6 +90,55 @@ FILE_COUNT: Final = _attribute("loadspan.file.count", "int", "{file}", "stage", 
 READ_METHOD: Final = _attribute("loadspan.read.method", "string", "", "stage with a file", "mmap, buffered, direct, memory")
 FILESYSTEM_TYPE: Final = _attribute("system.filesystem.type", "string", "", "stage with a file", "ext4, nfs4, fuse.sshfs, ...")
 FILESYSTEM_MOUNTPOINT: Final = _attribute("system.filesystem.mountpoint", "string", "", "stage with a file", "where it is mounted")
+SYSTEM_DEVICE: Final = _attribute("system.device", "string", "", "stage with a file", "block device of the mount: /dev/nvme0n1p2")
+SERVER_ADDRESS: Final = _attribute("server.address", "string", "", "stage with a file", "server of a network filesystem")
+STORAGE_KIND: Final = _attribute(
+    "loadspan.storage.kind",
+    "string",
+    "",
+    "stage with a file",
+    "nvme, ssd, hdd, virtual, network, fuse, memory, overlay; absent where the kernel does not tell",
+)
+STORAGE_STACK: Final = _attribute(
+    "loadspan.storage.stack",
+    "string[]",
+    "",
+    "stage with a file",
+    "block devices from the mount's own down to the disks, where there is more than one: partition, device mapper, RAID, loop",
+)
+STORAGE_MODEL: Final = _attribute("loadspan.storage.model", "string", "", "stage with a file", "model of the disk, where there is one")
+STORAGE_ENCRYPTED: Final = _attribute(
+    "loadspan.storage.encrypted",
+    "boolean",
+    "",
+    "stage with a file",
+    "true where dm-crypt (LUKS) lies under the file: the kernel decrypts what is read, which no stage shows",
+)
+STORAGE_READ_AHEAD: Final = _attribute("loadspan.storage.read_ahead", "int", "By", "stage with a file", "read-ahead of the device or mount")
+STORAGE_SOURCE: Final = _attribute(
+    "loadspan.storage.source", "string", "", "stage with a file", "what is mounted, where it is no block device: server:/export, bucket"
+)
+STORAGE_ROOT: Final = _attribute(
+    "loadspan.storage.root", "string", "", "stage with a file", "folder of the filesystem that is mounted: bind mount, subvolume, subPath"
+)
+STORAGE_OPTIONS: Final = _attribute(
+    "loadspan.storage.options", "string[]", "", "stage with a file", "mount options that decide about speed: rsize, nconnect, lowerdir, ..."
+)
+CACHE_RESIDENCY: Final = _attribute(
+    "loadspan.cache.residency",
+    "double",
+    "1",
+    "stage with a file, load",
+    "share of the file or files in the page cache just before they were first read in this load; on FUSE and network filesystems and "
+    "wherever else it cannot be known absent. Of files over 64 MiB a sample, right to about 0.07",
+)
+CACHE_EVICTED: Final = _attribute(
+    "loadspan.cache.evicted",
+    "double",
+    "1",
+    "load",
+    "share of its files that was in the page cache during the load and had left it when the load ended",
+)
 CACHE_COLD: Final = _attribute(
     "loadspan.cache.cold",
     "double",
@@ -116,12 +165,79 @@ BLOCKED_TIME: Final = _attribute(
     "stage, load",
     "seconds in which the calling thread was asleep: duration less time on a CPU less time waiting for one. I/O, a lock or a timer",
 )
+RUN_QUEUE_TIME: Final = _attribute(
+    "loadspan.run_queue_time", "double", "s", "stage, load", "seconds in which the calling thread could run and waited for a CPU"
+)
+BLOCKED_WHERE: Final = _attribute(
+    "loadspan.blocked.where",
+    "string[]",
+    "",
+    "load",
+    "kernel function in which the threads of the load slept, sampled: `function share`, of the readings of threads that were in a stage",
+)
 CPU_TIME: Final = _attribute("loadspan.cpu_time", "double", "s", "stage, load", "seconds on a CPU, summed over the threads of the scope")
 DEVICE_TYPE: Final = _attribute("loadspan.device.type", "string", "", "to_device, load", "cuda, xpu, npu, mps, cpu, ...")
 DEVICE_INDEX: Final = _attribute("loadspan.device.index", "int", "", "to_device, load", "as torch numbers it")
 DEVICE_TIME: Final = _attribute(
     "loadspan.device.time", "double", "s", "to_device", "seconds on the device between events around the call; CUDA only"
 )
+DEVICE_NAME: Final = _attribute("loadspan.device.name", "string", "", "to_device, load", "product name")
+DEVICE_PCI_ADDRESS: Final = _attribute("loadspan.device.pci_address", "string", "", "to_device, load", "domain:bus:device.function")
+DEVICE_NUMA_NODE: Final = _attribute("loadspan.device.numa_node", "int", "", "to_device, load", "NUMA node the device is attached to")
+DEVICE_MEMORY: Final = _attribute("loadspan.device.memory", "int", "By", "to_device, load", "memory of the device in all")
+DEVICE_RELATIONS: Final = _attribute(
+    "loadspan.device.relations",
+    "string[]",
+    "",
+    "load",
+    "between the devices of a load, as `nvidia-smi topo -m` names it: `0000:17:00.0 0000:65:00.0 PXB`",
+)
+LINK_GENERATION: Final = _attribute(
+    "loadspan.link.generation",
+    "int",
+    "",
+    "to_device, load",
+    "PCIe generation of the narrowest link between host and device: the best reading taken while bytes moved, or within 0.1 s after",
+)
+LINK_WIDTH: Final = _attribute("loadspan.link.width", "int", "{lane}", "to_device, load", "lanes of that link, as above")
+LINK_GENERATION_MAX: Final = _attribute(
+    "loadspan.link.generation.max", "int", "", "to_device, load", "highest generation that both ends of that link support"
+)
+LINK_WIDTH_MAX: Final = _attribute("loadspan.link.width.max", "int", "{lane}", "to_device, load", "most lanes that both ends support")
+LINK_BANDWIDTH: Final = _attribute(
+    "loadspan.link.bandwidth", "double", "By/s", "to_device, load", "of that link in one direction by its generation and width, as read"
+)
+LINK_BANDWIDTH_MAX: Final = _attribute(
+    "loadspan.link.bandwidth.max", "double", "By/s", "to_device, load", "what it would be at the most that both ends support"
+)
+LINK_DEGRADED: Final = _attribute(
+    "loadspan.link.degraded",
+    "boolean",
+    "",
+    "to_device, load",
+    "whether the link ran below what both ends support while bytes moved; absent where no such reading was taken",
+)
+LINK_ENDS: Final = _attribute("loadspan.link.ends", "string", "", "to_device, load", "PCI addresses of the two ends of that link")
+LINK_PATH: Final = _attribute(
+    "loadspan.link.path", "string[]", "", "load", "hop by hop from the host to the device: `parent child Gen4 x16 of Gen5 x16`"
+)
+THREAD_NUMA_NODE: Final = _attribute(
+    "loadspan.thread.numa_node",
+    "int",
+    "",
+    "to_device, load",
+    "node of the CPUs that the calling thread may use; absent where they are of several",
+)
+NUMA_RELATION: Final = _attribute(
+    "loadspan.numa.relation", "string", "", "to_device, load", "local or remote: whether the thread's CPUs are those near the device"
+)
+HOST_MEMORY_NUMA_NODE: Final = _attribute(
+    "loadspan.host_memory.numa_node", "int", "", "to_device", "node that holds the pages of the source; absent where they are on several"
+)
+COPY_COUNT: Final = _attribute("loadspan.copy.count", "int", "{copy}", "to_device", "tensors copied to the device")
+COPY_SIZE_MIN: Final = _attribute("loadspan.copy.size.min", "int", "By", "to_device", "smallest of these copies")
+COPY_SIZE_MEDIAN: Final = _attribute("loadspan.copy.size.median", "int", "By", "to_device", "median of these copies")
+COPY_SIZE_MAX: Final = _attribute("loadspan.copy.size.max", "int", "By", "to_device", "largest of these copies")
 HOST_MEMORY_PINNED: Final = _attribute("loadspan.host_memory.pinned", "boolean", "", "to_device", "the source was page-locked")
 CACHE_HIT: Final = _attribute("loadspan.cache.hit", "boolean", "", "cache", "shared-memory or application cache hit")
 DTYPE: Final = _attribute("loadspan.dtype", "string", "", "convert", "dtype of the weights afterwards")
@@ -142,6 +258,65 @@ COVERAGE: Final = _attribute("loadspan.coverage", "double", "1", "load", "1 - ot
 OTHER_FRAMES: Final = _attribute(
     "loadspan.other.frames", "string[]", "", "load", "what the loading thread ran in no stage, sampled: `function (file:line) share`"
 )
+MEMORY_LIMIT: Final = _attribute("loadspan.memory.limit", "int", "By", "load", "memory limit of the process's control group")
+MEMORY_USAGE: Final = _attribute(
+    "loadspan.memory.usage", "int", "By", "load", "what the group used when the load ended, page cache included"
+)
+MEMORY_LIMIT_HITS: Final = _attribute(
+    "loadspan.memory.limit.hits", "int", "{event}", "load", "times the group reached its limit during the load"
+)
+MEMORY_REFAULT: Final = _attribute(
+    "loadspan.memory.refault",
+    "int",
+    "By",
+    "load",
+    "file pages that had been evicted from the page cache and were read again during the load",
+)
+MEMORY_REFAULT_SCOPE: Final = _attribute("loadspan.memory.refault.scope", "string", "", "load", "who read them: cgroup or host")
+MEMORY_PRESSURE_TIME: Final = _attribute(
+    "loadspan.memory.pressure_time", "double", "s", "load", "seconds in which some task waited for memory (PSI)"
+)
+IO_PRESSURE_TIME: Final = _attribute(
+    "loadspan.io.pressure_time", "double", "s", "load", "seconds in which some task waited for storage (PSI)"
+)
+PRESSURE_SCOPE: Final = _attribute("loadspan.pressure.scope", "string", "", "load", "whose tasks those of both are: cgroup or host")
+SWAP_IN: Final = _attribute("loadspan.swap.in", "int", "By", "load", "bytes read back from swap during the load")
+SWAP_SCOPE: Final = _attribute("loadspan.swap.scope", "string", "", "load", "who read them: cgroup or host")
+SWAP_USAGE: Final = _attribute("loadspan.swap.usage", "int", "By", "load", "bytes of this process in swap when the load ended")
+DISK_READ: Final = _attribute(
+    "loadspan.disk.read",
+    "int",
+    "By",
+    "load",
+    "what the block device under the files delivered during the load, to everybody on the machine",
+)
+DISK_UTILIZATION: Final = _attribute(
+    "loadspan.disk.utilization", "double", "1", "load", "share of the time in which it had requests in flight"
+)
+DISK_LATENCY: Final = _attribute("loadspan.disk.latency", "double", "s", "load", "mean seconds from a read request to its end")
+DISK_QUEUE: Final = _attribute("loadspan.disk.queue", "double", "{request}", "load", "mean number of requests in flight or waiting")
+CURVE_TIME: Final = _attribute(
+    "loadspan.curve.time",
+    "double[]",
+    "s",
+    "load",
+    "moments of the throughput curve, at most 120, from the start of the load; the other `loadspan.curve` lists belong to them",
+)
+CURVE_SIZE: Final = _attribute("loadspan.curve.size", "int[]", "By", "load", "bytes of weights that had entered the load by then")
+CURVE_READ: Final = _attribute("loadspan.curve.read", "int[]", "By", "load", "bytes that the process had got through read() by then")
+CURVE_STORAGE_READ: Final = _attribute(
+    "loadspan.curve.storage_read", "int[]", "By", "load", "bytes that it had got from block devices by then"
+)
+CURVE_DISK: Final = _attribute(
+    "loadspan.curve.disk",
+    "int[]",
+    "By",
+    "load",
+    "prefix: `loadspan.curve.disk.<device>` is what that block device had delivered by then, to everybody on the machine",
+)
+SAMPLER_TIME: Final = _attribute(
+    "loadspan.sampler.time", "double", "s", "load", "CPU seconds of loadspan's own sampler thread during the load"
+)
 MODEL_NAME: Final = _attribute("loadspan.model.name", "string", "", "stage, load", "model, as the program or the loader calls it")
 REQUEST_MODEL: Final = _attribute("gen_ai.request.model", "string", "", "load", "the same, to join with inference spans")
 LOADER: Final = _attribute("loadspan.loader", "string", "", "load", "library whose function opened the load")
@@ -156,6 +331,11 @@ SPAN_LIMIT: Final = _attribute(
 PROCESS_PID: Final = _attribute("process.pid", "int", "", "stage, load", "process")
 THREAD_NAME: Final = _attribute("thread.name", "string", "", "stage, load", "thread in which the call ran")
 ERROR_TYPE: Final = _attribute("error.type", "string", "", "stage, load", "qualified name of the exception; absent on success")
+
+
+def curve_of_disk(device: str) -> str:
+    """Attribute that holds the curve of a block device, as the kernel names it."""
+    return f"{CURVE_DISK}.{device}"
 
 
 def partition(stage: str) -> str:

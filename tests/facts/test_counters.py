@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -40,6 +42,23 @@ def test_work_on_a_cpu_is_not_blocked_however_short_it_is() -> None:
 
 def test_sleep_is_blocked_time() -> None:
     assert during(lambda: time.sleep(0.05)).blocked_time == pytest.approx(0.05, abs=0.02)
+
+
+def test_waiting_for_a_cpu_that_others_use_is_neither_work_nor_sleep() -> None:
+    allowed = os.sched_getaffinity(0)
+    others = []
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        facts = during(lambda: spin(0.3))
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for other in others:
+            other.kill()
+            other.wait()
+    assert facts.run_queue_time is not None
+    assert facts.run_queue_time > 0.1
+    assert (facts.blocked_time or 0.0) < 0.05
 
 
 def test_our_own_reading_is_not_in_what_the_host_read() -> None:

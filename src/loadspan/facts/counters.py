@@ -34,6 +34,7 @@ class IoFacts:
     fault_minor: int | None = None
     cpu_time: float | None = None
     blocked_time: float | None = None
+    run_queue_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class Counters:
     fault_major: int | None
     fault_minor: int | None
     cpu_time: float | None
-    scheduled: int | None
-    """Nanoseconds on a CPU or waiting for one; of threads only."""
+    waiting: int | None
+    """Nanoseconds in which it could run and waited for a CPU; of threads only."""
 
 
 def parse_io(text: bytes) -> tuple[int | None, int | None]:
@@ -117,13 +118,18 @@ def _process_io() -> bytes:
     return _process[0].read()
 
 
-def scheduled() -> int | None:
-    """Nanoseconds in which the calling thread was on a CPU or waiting for one."""
+def _waiting() -> int | None:
+    """Nanoseconds in which the calling thread could run and waited for a CPU."""
     kept = _files.schedstat
     if kept is None or kept.pid != os.getpid():
         kept = _files.schedstat = _Kept(_PREFIX + "thread-self/schedstat")
-    waiting = parse_waiting(kept.read())
-    return None if waiting is None else time.thread_time_ns() + waiting
+    return parse_waiting(kept.read())
+
+
+def scheduled() -> tuple[int, int] | None:
+    """Nanoseconds in which the calling thread was on a CPU, and in which it could run and waited for one."""
+    waiting = _waiting()
+    return None if waiting is None else (time.thread_time_ns(), waiting)
 
 
 def of_thread(thread: int) -> Counters:
@@ -134,8 +140,8 @@ def of_thread(thread: int) -> Counters:
     """
     usage = resource.getrusage(_THREAD) if _THREAD is not None else None
     storage_read, major, minor = (usage.ru_inblock * _BLOCK, usage.ru_majflt, usage.ru_minflt) if usage is not None else (None, None, None)
-    on_cpu, waited_or_ran = time.thread_time(), scheduled()
-    return Counters(time.perf_counter_ns(), thread, None, storage_read, major, minor, on_cpu, waited_or_ran)
+    on_cpu, waiting = time.thread_time(), _waiting()
+    return Counters(time.perf_counter_ns(), thread, None, storage_read, major, minor, on_cpu, waiting)
 
 
 def of_process() -> Counters:
@@ -158,20 +164,22 @@ def _whole(value: float | None) -> int | None:
 
 def difference(before: Counters, after: Counters) -> IoFacts:
     """What happened from *before* to *after*. `blocked_time` only for two readings of one thread."""
+    cpu_time = _less(after.cpu_time, before.cpu_time)
+    waiting = _less(after.waiting, before.waiting)
     blocked = None
-    runnable = _less(after.scheduled, before.scheduled)
-    if runnable is not None and before.thread == after.thread:
-        blocked = max(0.0, (after.at - before.at - runnable) / 1e9)
+    if waiting is not None and cpu_time is not None and before.thread == after.thread:
+        blocked = max(0.0, (after.at - before.at - waiting) / 1e9 - cpu_time)
     return IoFacts(
         storage_read=_whole(_less(after.storage_read, before.storage_read)),
         read=_whole(_less(after.read, before.read)),
         fault_major=_whole(_less(after.fault_major, before.fault_major)),
         fault_minor=_whole(_less(after.fault_minor, before.fault_minor)),
-        cpu_time=_less(after.cpu_time, before.cpu_time),
+        cpu_time=cpu_time,
         blocked_time=blocked,
+        run_queue_time=waiting / 1e9 if blocked is not None and waiting is not None else None,
     )
 
 
 def with_blocked(whole: IoFacts, own: IoFacts) -> IoFacts:
-    """The process's facts with the blocked time of the one thread that called."""
-    return replace(whole, blocked_time=own.blocked_time)
+    """The process's facts with the times that are of the one thread that called: blocked, and waiting for a CPU."""
+    return replace(whole, blocked_time=own.blocked_time, run_queue_time=own.run_queue_time)

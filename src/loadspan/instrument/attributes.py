@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from loadspan.facts.counters import IoFacts
+    from loadspan.facts.storage import StorageFacts
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.tally import Tally
 
@@ -52,10 +53,28 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
     found[names.FILE_PATH] = _clip(os.path.realpath(known[0]) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
     mounts = {storage.of_file(path) for path in known}
     mount = mounts.pop() if len(mounts) == 1 else None
-    if mount is not None:
-        found[names.FILESYSTEM_TYPE] = mount.filesystem
-        found[names.FILESYSTEM_MOUNTPOINT] = mount.mountpoint
-    return found
+    return found | _of_storage(mount) if mount is not None else found
+
+
+def _of_storage(mount: StorageFacts) -> dict[str, Any]:
+    """What a file is on."""
+    models = {disk.model for disk in mount.disks}
+    local = mount.number is not None
+    found = {
+        names.FILESYSTEM_TYPE: mount.filesystem,
+        names.FILESYSTEM_MOUNTPOINT: mount.mountpoint,
+        names.SYSTEM_DEVICE: mount.device if local else None,
+        names.SERVER_ADDRESS: mount.server,
+        names.STORAGE_KIND: mount.kind,
+        names.STORAGE_STACK: mount.stack if len(mount.stack) > 1 else None,
+        names.STORAGE_MODEL: models.pop() if len(models) == 1 else None,
+        names.STORAGE_ENCRYPTED: True if mount.encrypted else None,
+        names.STORAGE_READ_AHEAD: mount.read_ahead,
+        names.STORAGE_SOURCE: None if local else mount.source,
+        names.STORAGE_ROOT: mount.root if mount.root != "/" else None,
+        names.STORAGE_OPTIONS: tuple(f"{name}={value}" for name, value in mount.options) or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def file_size(path: str) -> int | None:
@@ -77,6 +96,7 @@ def _io(facts: IoFacts | None) -> dict[str, Any]:
         names.FAULT_MINOR: facts.fault_minor,
         names.CPU_TIME: facts.cpu_time,
         names.BLOCKED_TIME: facts.blocked_time,
+        names.RUN_QUEUE_TIME: facts.run_queue_time,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -89,6 +109,13 @@ def _cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, defe
     mounts = [storage.of_file(path) for path in paths]
     if mounts and all(mount is not None and mount.counted for mount in mounts):
         found[names.CACHE_COLD] = min(1.0, read / size)
+
+
+def _resident(found: dict[str, Any], load: OpenLoad, met: list[str]) -> None:
+    """Add how much of the files that this was the first of its load to read was in the page cache before."""
+    share = load.surroundings.residency(met) if met else None
+    if share is not None:
+        found[names.CACHE_RESIDENCY] = share
 
 
 def _throughput(found: dict[str, Any], size: int | None, busy: int, *, deferred: bool) -> None:
@@ -116,6 +143,9 @@ def of_stage(stage: OpenStage, end: int, *, full_paths: bool) -> dict[str, Any]:
     _throughput(found, size, busy, deferred=stage.deferred or not stage.rated)
     found |= stage.inner_attributes or {}
     found |= stage.attributes
+    if stage.destination is not None:
+        found |= stage.destination.attributes()
+    _resident(found, stage.load, stage.met)
     if stage.name in _FROM_FILES:
         _cold(found, stage.paths, size, deferred=stage.deferred)
     return found
@@ -128,7 +158,7 @@ def _io_of_tally(tally: Tally) -> dict[str, Any]:
         if not tally.joint:
             found[names.FAULT_MINOR] = tally.minor
     if tally.blocked is not None and tally.joint <= tally.busy * _UNKNOWN:
-        found[names.BLOCKED_TIME] = tally.blocked
+        found |= {names.BLOCKED_TIME: tally.blocked, names.CPU_TIME: tally.on_cpu, names.RUN_QUEUE_TIME: tally.waiting}
     return found
 
 
@@ -155,6 +185,9 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     found |= files(tally.paths, full_paths=full_paths)
     _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or not tally.rated)
     found |= tally.attributes
+    if tally.destination is not None:
+        found |= tally.destination.attributes()
+    _resident(found, tally.load, tally.met)
     if tally.name == names.READ and tally.sized and not tally.deferred:
         found[names.IO_READ] = tally.size
     if tally.name in _FROM_FILES:

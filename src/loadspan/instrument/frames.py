@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from loadspan.facts import counters
+    from loadspan.instrument.destination import Destination
     from loadspan.instrument.failure import Failure
+    from loadspan.instrument.surroundings import Surroundings
     from loadspan.instrument.tally import Tally
     from loadspan.instrument.telemetry import SpanHandle
 
@@ -93,6 +95,7 @@ class OpenStage(_Described):
         "cancelled",
         "context_token",
         "deferred",
+        "destination",
         "finished",
         "folded",
         "handle",
@@ -101,6 +104,7 @@ class OpenStage(_Described):
         "inner_size",
         "library",
         "load",
+        "met",
         "name",
         "nested",
         "nodes",
@@ -134,6 +138,10 @@ class OpenStage(_Described):
         self.brought = 0
         """Bytes deserialized inside this call."""
         self.tallies: dict[str, Tally] = {}
+        self.met: list[str] = []
+        """Files of its that the load had not read before."""
+        self.destination: Destination | None = None
+        """Device to which it brings bytes, where that is not the host."""
         self.nodes: list[Node] = []
         self.deferred = False
         self.tallied = False
@@ -210,9 +218,9 @@ class OpenLoad(_Described):
         "after",
         "anchor",
         "before",
-        "before_process",
         "closed",
         "context_token",
+        "destinations",
         "done",
         "explicit",
         "failed",
@@ -241,6 +249,7 @@ class OpenLoad(_Described):
         "start",
         "starter",
         "subjects",
+        "surroundings",
         "tallies",
         "thread",
         "thread_name",
@@ -286,7 +295,9 @@ class OpenLoad(_Described):
         self.muted = False
         """True where the span was sampled out: nothing below it is recorded."""
         self.before: counters.Counters
-        self.before_process: counters.Counters
+        self.surroundings: Surroundings
+        self.destinations: dict[tuple[str, int | None], Destination] = {}
+        """Devices that bytes were brought to, by type and index."""
         self.handle: SpanHandle
         self.held: list[Any] | None = None
         """Finished spans of an implicit load that is too small to be shown so far."""

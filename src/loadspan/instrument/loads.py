@@ -11,9 +11,10 @@ from typing import Any
 from loadspan import names
 from loadspan.facts import counters
 from loadspan.guard import safely
-from loadspan.instrument import attributes, implicit, telemetry
+from loadspan.instrument import attributes, destination, implicit, telemetry
 from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
+from loadspan.instrument.surroundings import Surroundings
 from loadspan.instrument.tally import Tally
 from loadspan.instrument.times import Times
 from loadspan.settings import Settings
@@ -83,7 +84,7 @@ class Loads(Times):
         anchor = parent.load.anchor if parent is not None else time.time_ns() - time.perf_counter_ns()
         load = OpenLoad(start, anchor, explicit=explicit, parent=parent)
         load.before = counters.of_thread(load.thread)
-        load.before_process = counters.of_process()
+        load.surroundings = Surroundings(counters.of_process())
         load.threads = {thread.ident for thread in threading.enumerate() if thread.ident is not None}
         return load
 
@@ -134,7 +135,7 @@ class Loads(Times):
             load.closed = True
             if load in self.loads:
                 self.loads.remove(load)
-        facts = self._facts(load)
+        facts, counted = self._facts(load)
         with load.lock:
             self.contend(load)
             self.collect(load)
@@ -148,9 +149,14 @@ class Loads(Times):
             if load.muted:
                 return
             failed = error if error is not None or load.explicit else load.failed
-            found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
             if not load.explicit and ((load.held is not None and not (load.held and self.worth(load))) or self._fold(load, end)):
                 return  # too small, or of calls that turned out to be nothing
+            found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
+            seconds = (end - load.start) / 1e9
+            if counted is not None:
+                safely(load.surroundings.look, counted, seconds, attributes.load_size(load.totals) or 0)
+            found |= safely(load.surroundings.attributes, seconds) or {}
+            found |= safely(destination.of_load, load.destinations.values()) or {}
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
@@ -159,22 +165,20 @@ class Loads(Times):
             self._end_span(load.handle, load.epoch(end), found, failed)
         telemetry.write()
 
-    def _facts(self, load: OpenLoad) -> counters.IoFacts | None:
-        """What the kernel counted during a load; None where it was not looked at in time."""
+    def _facts(self, load: OpenLoad) -> tuple[counters.IoFacts | None, counters.Counters | None]:
+        """What the kernel counted during a load, and the reading at its end; None where it was not looked at in time."""
+        before = load.surroundings.before
         if not load.explicit:
             # It ended with its last stage, and this is a while after. The sampler looks a tenth of a second after a fine call.
             after = load.after
-            late = after is not None and after.at < load.last_end
-            return None if after is None or late else counters.difference(load.before_process, after)
-        whole = counters.difference(load.before_process, counters.of_process())
+            if after is None or after.at < load.last_end:
+                return None, None
+            return counters.difference(before, after), after
+        after = counters.of_process()
+        whole = counters.difference(before, after)
         if threading.get_ident() != load.thread:
-            return whole
-        return counters.with_blocked(whole, counters.difference(load.before, counters.of_thread(load.thread)))
-
-    def look(self, load: OpenLoad) -> None:
-        """Read the counters of an implicit load that has become quiet."""
-        if not load.explicit and not load.busy and (load.after is None or load.after.at < load.last_end):
-            load.after = counters.of_process()
+            return whole, after
+        return counters.with_blocked(whole, counters.difference(load.before, counters.of_thread(load.thread))), after
 
     # Showing
 

@@ -58,7 +58,7 @@ class FineCall:
         self.nodes: list[Node] | None = None
         """Its own nodes, where it runs inside a fine call of another stage."""
         self.usage: Any = None
-        self.scheduled: int | None = None
+        self.scheduled: tuple[int, int] | None = None
 
 
 class Local(threading.local):

@@ -108,6 +108,7 @@ class Recorder(Quick):
             tally.threads[threading.get_ident()] = threading.current_thread().name
             if path is not None:
                 tally.paths[path] = None
+                tally.met += frame.load.surroundings.meet((path,))
             if row is not None:
                 if row.facts is not None:
                     tally.describe(row.facts(args, kwargs))

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadspan.facts import counters
 from loadspan.guard import guard
-from loadspan.instrument import state, telemetry
+from loadspan.instrument import attributes, state, telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import CodeType, FrameType
 
     from loadspan.instrument.frames import OpenLoad
@@ -93,6 +95,8 @@ class Sampler:
         self._lock = threading.Lock()
         self._running = False
         self._kept = 0.0
+        self._charged = 0
+        """CPU nanoseconds of this thread that loads were told of."""
         self._stop = threading.Event()
         self._nudged = threading.Event()
         self._writing = threading.Lock()
@@ -141,6 +145,7 @@ class Sampler:
 
     def _run(self) -> None:
         idle, stop = 0, self._stop
+        self._charged = time.thread_time_ns()
         while True:
             self._rest(stop)  # first: the start of a load is no time to take the interpreter lock
             with guard:
@@ -167,10 +172,36 @@ class Sampler:
             frames = sys._current_frames()  # noqa: SLF001 - the only way to see what another thread runs
             for load in loads:
                 self._look(load, frames.get(load.thread))
-                self._recorder.look(load)
             del frames
+            self._sample(loads)
         self._recorder.close_finished()
         self._write()
+
+    def _sample(self, loads: list[OpenLoad]) -> None:
+        """Look at what the machine does for each load, and charge them with what the sampler has cost since the last time."""
+        counted = counters.of_process()
+        numbers = {thread.ident: thread.native_id for thread in threading.enumerate()}
+        cost = time.thread_time_ns()
+        for load in loads:
+            load.surroundings.cost += cost - self._charged
+            with guard:
+                self._sample_one(load, counted, numbers)
+        self._charged = cost
+
+    def _sample_one(self, load: OpenLoad, counted: counters.Counters, numbers: Mapping[int | None, int | None]) -> None:
+        busy = load.busy
+        if not load.explicit and not busy and (load.after is None or load.after.at < load.last_end):
+            load.after = counted  # it has become quiet
+        if not (busy or load.explicit) or counted.at < load.start:
+            return
+        stages = [stage for stage in list(self._recorder.stages) if stage.load is load]
+        for stage in stages:
+            if stage.destination is not None:
+                stage.destination.look()
+        at_work = {stage.thread for stage in stages} | ({load.thread} if busy else set())
+        at_work |= {thread for tally in list(load.tallies.values()) if tally.active for thread in list(tally.threads)}
+        load.surroundings.ask(number for thread in at_work if (number := numbers.get(thread)) is not None)
+        load.surroundings.look(counted, (counted.at - load.start) / 1e9, attributes.load_size(load.sizes()) or 0)
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:
         """Note what the loading thread runs while no stage is open."""

@@ -90,6 +90,7 @@ class Stages(Loads):
         if load.explicit and not stage.tallied:
             # Others' spans belong under this one. Not under an implicit load, which the host's trace knows nothing of.
             stage.context_token = stage.handle.attach()
+        stage.met = load.surroundings.meet(stage.paths)
         self._others(stage)
         stage.before = counters.of_thread(stage.thread)
         stage.before_process = counters.of_process()
@@ -128,7 +129,7 @@ class Stages(Loads):
             self._count_inner(stage, error)
             return
         self.leave_context(stage)
-        self._count(stage)
+        self._count(stage, end)
         load = stage.load
         if stage.handle.name != stage.name:
             stage.handle.rename(stage.name)  # what it was is known only now
@@ -162,8 +163,11 @@ class Stages(Loads):
             full_paths = self.settings.full_paths
             self.show(load, stage.handle, load.epoch(end), lambda: attributes.of_stage(stage, end, full_paths=full_paths), error)
 
-    def _count(self, stage: OpenStage) -> None:
-        """Read the counters of a stage that ends."""
+    def _count(self, stage: OpenStage, end: int) -> None:
+        """Read the counters of a stage that ended at *end*."""
+        if stage.destination is not None:
+            size, busy = stage.size_known, end - stage.start - stage.nested
+            stage.destination.end(end, size / (busy / 1e9) if size and busy > 0 and not stage.deferred else 0.0)
         with self.lock, suppress(ValueError):
             self.stages.remove(stage)
         if stage.before is None or stage.before_process is None:
@@ -189,9 +193,11 @@ class Stages(Loads):
                 self.repetitions.ended(stage.name, stage.module, end - stage.start)
         if error is None:
             implicit.consumed(load, stage.name, stage.things, stage.outputs)
-        for name in (names.DEVICE_TYPE, names.DEVICE_INDEX):
-            if name in stage.attributes:
-                load.attributes.setdefault(name, stage.attributes[name])
+        there = stage.destination
+        if there is not None and error is None:
+            known = load.destinations.get(there.key)
+            load.destinations[there.key] = known = there.copy() if known is None else known
+            known.take(there)
 
     def _count_inner(self, stage: OpenStage, error: BaseException | None) -> None:
         """A stage inside the same stage is counted there, not spanned."""
@@ -224,6 +230,8 @@ class Stages(Loads):
             self.emit(load, tally)  # a bar over both would cover what ran between them
         tally.add(stage.start, end, stage.size_known if error is None else None)
         tally.describe(stage.attributes)
+        tally.bring(stage.destination)
+        tally.met += stage.met
         tally.paths.update(stage.paths)
         tally.threads[stage.thread] = stage.thread_name
         tally.deferred = tally.deferred or stage.deferred

@@ -90,6 +90,7 @@ def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
             "start": load.epoch(load.start),
             "size": attributes.load_size(load.sizes()) or 0,
             "stages": [_stage(load, stage) for stage in _open(recorder, load)],
+            "curve": load.surroundings.curve.attributes(),
         }
 
 

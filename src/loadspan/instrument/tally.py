@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loadspan.facts.counters import IoFacts
     from loadspan.instrument.bursts import Burst
+    from loadspan.instrument.destination import Destination
     from loadspan.instrument.failure import Failure
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
@@ -33,6 +34,7 @@ class Tally:
         "count",
         "deferred",
         "described",
+        "destination",
         "entered",
         "error",
         "first",
@@ -41,9 +43,11 @@ class Tally:
         "load",
         "major",
         "measured",
+        "met",
         "minor",
         "name",
         "nodes",
+        "on_cpu",
         "parent",
         "paths",
         "quick",
@@ -55,6 +59,7 @@ class Tally:
         "storage_read",
         "threads",
         "usage",
+        "waiting",
     )
 
     def __init__(self, name: str, load: OpenLoad, parent: OpenStage | None, apart: str = "") -> None:
@@ -97,9 +102,16 @@ class Tally:
         self.joint = 0
         """Nanoseconds in calls that were counted in bursts: nobody saw how many ran at once, their minor faults or what they waited for."""
         self.error: Failure | None = None
+        self.destination: Destination | None = None
+        """Device to which its calls brought bytes, where that was the same."""
+        self.met: list[str] = []
+        """Files that the load had not read before."""
         self.measured = False
         self.storage_read = self.major = self.minor = 0
         self.blocked: float | None = None
+        """Seconds in which the calling threads slept; None until one call was looked at."""
+        self.on_cpu = self.waiting = 0.0
+        """Of the same calls, the seconds on a CPU and those waiting for one."""
 
     def add(self, begun: int, now: int, size: int | None) -> None:
         """Count a coarse call from *begun* to *now*; fine calls are counted by the recorder itself."""
@@ -138,11 +150,16 @@ class Tally:
             self.minor += facts.fault_minor or 0
         if facts.blocked_time is not None:
             self.blocked = (self.blocked or 0.0) + facts.blocked_time
+            self.on_cpu += facts.cpu_time or 0.0
+            self.waiting += facts.run_queue_time or 0.0
 
-    def block(self, took: int, before: int, after: int | None) -> None:
-        """Add the time of a call in which its thread was neither on a CPU nor waiting for one."""
+    def block(self, took: int, before: tuple[int, int], after: tuple[int, int] | None) -> None:
+        """Divide the time of a call: its thread was on a CPU, waiting for one, or neither. Readings of `counters.scheduled`."""
         if after is not None:
-            self.blocked = (self.blocked or 0.0) + max(0, took - (after - before)) / 1e9
+            on_cpu, waiting = after[0] - before[0], after[1] - before[1]
+            self.blocked = (self.blocked or 0.0) + max(0, took - on_cpu - waiting) / 1e9
+            self.on_cpu += on_cpu / 1e9
+            self.waiting += waiting / 1e9
 
     def take(self, other: Tally) -> None:
         """Add the calls of *other*, whose parent got no span of its own."""
@@ -161,11 +178,24 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.blocked is not None:
             self.blocked = (self.blocked or 0.0) + other.blocked
+            self.on_cpu += other.on_cpu
+            self.waiting += other.waiting
         self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *other.slowest])
         heapq.heapify(self.slowest)
         self.paths.update(other.paths)
+        self.met += other.met
+        self.bring(other.destination)
         self.threads.update(other.threads)
         self.describe(other.attributes)
+
+    def bring(self, destination: Destination | None) -> None:
+        """Count a coarse call that brought bytes to a device; of several devices, the first."""
+        if destination is None:
+            return
+        if self.destination is None:
+            self.destination = destination.copy()
+        elif self.destination.key == destination.key:
+            self.destination.take(destination)
 
     def describe(self, attributes: dict[str, Any]) -> None:
         """Keep of *attributes* what all calls have in common."""

@@ -149,8 +149,15 @@ def _truth(raw: Any) -> bool | None:
     return raw if raw.__class__ is bool else None
 
 
-def _texts(raw: Any) -> tuple[str, ...]:
-    return tuple(item["stringValue"] for item in _objects(raw["values"]) if isinstance(item.get("stringValue"), str))
+def _list(raw: Any) -> tuple[str, ...] | tuple[float, ...] | None:
+    """A list of texts, or of numbers. A number that is none costs the list: those after it would move to another's place."""
+    items = list(_objects(raw["values"]))
+    texts = tuple(item["stringValue"] for item in items if isinstance(item.get("stringValue"), str))
+    if texts or not items:
+        return texts
+    numbers = [_integer(item["intValue"]) if "intValue" in item else _real(item["doubleValue"]) for item in items]
+    found = tuple(number for number in numbers if number is not None)
+    return found if len(found) == len(numbers) else None
 
 
 # Values come straight from the JSON parser, which makes no subclasses, so comparing classes is enough and twice as fast as isinstance.
@@ -159,5 +166,5 @@ _DECODERS: dict[str, Callable[[Any], Value | None]] = {
     "intValue": _integer,
     "doubleValue": _real,
     "boolValue": _truth,
-    "arrayValue": _texts,
+    "arrayValue": _list,
 }

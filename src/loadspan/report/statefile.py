@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from loadspan import names
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_CURVE = names.CURVE_TIME.rpartition(".")[0]
+_LONGEST_CURVE = 10_000
 STATE_GLOB = "state-*.json"
 _LARGEST_FILE = 16 << 20  # a state of a few loads is some kB; anything larger is something else
 _LARGEST_NUMBER = 1 << 63
@@ -42,6 +47,8 @@ class RunningLoad:
     start: int
     size: int | None
     stages: tuple[RunningStage, ...]
+    curve: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """The throughput curve so far: the attributes that it would be on the root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,20 @@ def _loads(items: Any) -> Iterator[RunningLoad]:
                 start=start,
                 size=_number(item.get("size")),
                 stages=tuple(_stages(item.get("stages"))),
+                curve=_curve(item.get("curve")),
             )
+
+
+def _curve(item: Any) -> dict[str, tuple[float, ...]]:
+    """Lists of numbers, all of one length; nothing else is a curve."""
+    lists = [(name, values) for name, values in item.items() if isinstance(values, list)] if isinstance(item, dict) else []
+    found = {name: tuple(value for value in values if _is_real(value)) for name, values in lists if name.startswith(_CURVE)}
+    length = len(found.get(names.CURVE_TIME, ()))
+    return {name: values for name, values in found.items() if len(values) == length} if 0 < length <= _LONGEST_CURVE else {}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < _LARGEST_NUMBER
 
 
 def _stages(items: Any) -> Iterator[RunningStage]:

@@ -210,7 +210,6 @@ def _other(load: Load, end: int) -> Iterator[Row]:
     seconds = load.number(names.partition(names.OTHER))
     if seconds is None:
         return
-    frames = load.attributes.get(names.OTHER_FRAMES)
     drawn = seconds > 0 and (bool(load.children) or len(load.partition) == 1)  # else nobody knows when its stages ran
     gaps = [_share(start, stop, load.start, end) for start, stop in _gaps(load.children, load.start, end)] if drawn else []
     yield Row(
@@ -218,7 +217,7 @@ def _other(load: Load, end: int) -> Iterator[Row]:
         bars=tuple(gaps),
         duration=seconds,
         exclusive=seconds,
-        facts=frames[:_FRAMES] if isinstance(frames, tuple) else (),
+        facts=load.texts(names.OTHER_FRAMES)[:_FRAMES],
     )
 
 

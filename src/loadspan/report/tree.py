@@ -77,7 +77,7 @@ class _Forest:
             names.IMPLICIT: load.implicit or None,
             names.SIZE: load.size or None,
         }
-        span.attributes = {**_present(told), LAST_SEEN: process.updated}
+        span.attributes = {**_present(told), **load.curve, LAST_SEEN: process.updated}
         self._spans[key] = span
         self._running[load.trace_id].append(span)
         self._open[key] = tuple(OpenStage(name=stage.name, size=stage.size, file_size=stage.file_size) for stage in load.stages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadspan.instrument.targets import crypto, files, key_derivation, mapped_files, peft, safetensors, torch
+from loadspan.instrument.targets import crypto, files, key_derivation, mapped_files, moves, peft, safetensors, torch
 
 if TYPE_CHECKING:
     from loadspan.instrument.patching import Target
@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 def rows(settings: Settings) -> list[Target]:
     """Every row that *settings* ask for."""
     files_rows = (*files.ROWS, *mapped_files.ROWS) if settings.file_reads else ()
-    return [*files_rows, *crypto.ROWS, *key_derivation.ROWS, *safetensors.ROWS, *torch.ROWS, *peft.ROWS]
+    return [*files_rows, *crypto.ROWS, *key_derivation.ROWS, *safetensors.ROWS, *torch.ROWS, *moves.ROWS, *peft.ROWS]

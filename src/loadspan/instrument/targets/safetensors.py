@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import wrap
+from loadspan.instrument.destination import arrived, named
 from loadspan.instrument.frames import sample
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument, patch_type
@@ -154,12 +155,15 @@ _SLICE = _fine("PySafeSlice.__getitem__", "where a slice is read", _slices)
 
 def _describe_file(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     frame.file(argument(args, kwargs, 0, "filename"), "safetensors")
+    frame.destination = named(argument(args, kwargs, 1, "device"))  # type: ignore[union-attr] # rows of this file are stages
 
 
 def _measure_file(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
     found = list(result.values())
     frame.size = tensors.sizes(found)
     frame.outputs = sample(found)
+    if found:
+        frame.destination = arrived(frame.destination, found[0].device)  # type: ignore[union-attr] # rows of this file are stages
     back_end = kwargs.get("backend", _MMAP)
     frame.attributes[names.READ_METHOD] = _method(back_end)
     if _lazy(argument(args, kwargs, 1, "device", "cpu"), back_end):

@@ -1,0 +1,183 @@
+"""
+What the machine does while a load is open: the files' pages in the cache before they are read, disks, memory, the kernel's own waiting.
+
+`meet` is called by the loading threads, once for each file of a load; all else by the sampler, ten times a second, and when the load ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.facts import blocks, counters, memory, numa, pagecache, storage, tree
+from loadspan.guard import safely
+from loadspan.instrument.curve import Curve, Point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loadspan.facts.pagecache import CacheFacts
+
+_FILES = 512  # of a load are looked at in the page cache: more are many small ones, and each costs up to a millisecond
+_DISKS = 4  # of a load are read ten times a second
+_THREADS = 16  # of a load are asked where in the kernel they sleep
+_PLACES = 64  # kernel functions told apart
+_SHOWN = 5
+_LONG = 1.0  # seconds from which the milliseconds of a second look at the files are nothing
+_LOOKED_AGAIN = 8  # files, the biggest
+_RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
+
+
+@lru_cache(maxsize=1)
+def _nodes() -> dict[int, frozenset[int]]:
+    return numa.nodes()
+
+
+class _Disk:
+    """A block device that files of the load are on."""
+
+    def __init__(self, name: str, number: str) -> None:
+        self.name = name
+        self._device = blocks.BlockDevice(number)
+        self._before = self._last = self._device.read()
+
+    def look(self) -> None:
+        """Read its counters anew."""
+        self._last = self._device.read() or self._last
+
+    def use(self) -> blocks.BlockUse | None:
+        """What it did since the load met it."""
+        return blocks.difference(self._before, self._last)
+
+
+class Surroundings:
+    """Of one load."""
+
+    def __init__(self, before: counters.Counters) -> None:
+        self.before = before
+        """The process's counters when the load began."""
+        self.curve = Curve()
+        self.cost = 0
+        """CPU nanoseconds of the sampler."""
+        self._files: dict[str, tuple[CacheFacts | None, int]] = {}
+        """Of each file what was in the page cache before its first read (None where that cannot be known), and its size."""
+        self._disks: dict[str, _Disk] = {}
+        self._lock = threading.Lock()
+        self._where: dict[bytes, int] = {}
+        self._asked = 0
+        self._cpus = numa.affinity()
+        self._memory = memory.read()
+
+    def meet(self, paths: Iterable[str]) -> list[str]:
+        """Look at files before they are read; returns those that the load had not met."""
+        met = [path for path in paths if path not in self._files and len(self._files) < _FILES]
+        for path in met:
+            self._files[path] = None, 0  # first: another thread that comes for it need not do the same
+            safely(self._meet, path)
+        return met
+
+    def _meet(self, path: str) -> None:
+        facts = storage.of_file(path)
+        found = pagecache.residency(path, facts)
+        if found is not None:
+            self._files[path] = found, found.size
+        if facts is None or facts.number is None or facts.device is None or facts.number in self._disks:
+            return
+        with self._lock:
+            if facts.number not in self._disks and len(self._disks) < _DISKS:
+                self._disks[facts.number] = _Disk(facts.device.rpartition("/")[2], facts.number)
+
+    def residency(self, paths: Iterable[str] | None = None) -> float | None:
+        """Share of these files, by default of all, that was in the page cache before; None where it is not known of each."""
+        total = cached = 0.0
+        for path in self._files if paths is None else paths:
+            facts, size = self._files.get(path, (None, 0))
+            if facts is None:
+                return None
+            total += size
+            cached += facts.fraction * size
+        return round(cached / total, 4) if total else None
+
+    def look(self, counted: counters.Counters, at: float, size: int) -> None:
+        """
+        Take a point of the curve.
+
+        Args:
+            counted: The process's counters now.
+            at: Seconds since the load began.
+            size: Bytes that have entered the load.
+        """
+        for disk in list(self._disks.values()):
+            disk.look()
+        facts = counters.difference(self.before, counted)
+        delivered = {disk.name: use.size for disk in list(self._disks.values()) if (use := disk.use()) is not None}
+        self.curve.add(Point(0.0, 0, 0, 0))
+        self.curve.add(Point(at, size, facts.read, facts.storage_read, delivered))
+
+    def ask(self, threads: Iterable[int]) -> None:
+        """Ask the kernel where *threads* (of the kernel's numbering) sleep."""
+        for number, thread in enumerate(threads):
+            if number == _THREADS:
+                return
+            place = tree.content(f"/proc/self/task/{thread}/wchan")
+            if not place:
+                continue
+            self._asked += 1
+            if place != _RUNNING and (place in self._where or len(self._where) < _PLACES):
+                self._where[place] = self._where.get(place, 0) + 1
+
+    # When the load ends
+
+    def attributes(self, seconds: float) -> dict[str, Any]:
+        """What was seen during a load of so many *seconds*, as attributes of its root."""
+        after = memory.read()
+        facts = memory.difference(self._memory, after)
+        look_again = seconds > _LONG or facts.hits or facts.refaulted
+        found: dict[str, Any] = {
+            **self.curve.attributes(),
+            **self._of_disks(),
+            names.CACHE_RESIDENCY: self.residency(),
+            names.CACHE_EVICTED: self._evicted() if look_again else None,
+            names.THREAD_NUMA_NODE: numa.node_of_affinity(self._cpus, _nodes()),
+            names.MEMORY_LIMIT: facts.limit,
+            names.MEMORY_USAGE: after.usage if facts.limit is not None else None,
+            names.MEMORY_LIMIT_HITS: facts.hits if facts.limit is not None else None,
+            names.MEMORY_REFAULT: facts.refaulted,
+            names.MEMORY_REFAULT_SCOPE: facts.refaulted_scope if facts.refaulted is not None else None,
+            names.MEMORY_PRESSURE_TIME: facts.memory_pressure,
+            names.IO_PRESSURE_TIME: facts.io_pressure,
+            names.PRESSURE_SCOPE: facts.pressure_scope,
+            names.SWAP_IN: facts.swapped_in,
+            names.SWAP_SCOPE: facts.swap_scope if facts.swapped_in is not None else None,
+            names.SWAP_USAGE: after.swapped,
+        }
+        if self._where:
+            most = sorted(self._where.items(), key=lambda item: -item[1])[:_SHOWN]
+            found[names.BLOCKED_WHERE] = tuple(f"{place.decode('ascii', 'replace')} {count / self._asked:.0%}" for place, count in most)
+        if self.cost:
+            found[names.SAMPLER_TIME] = self.cost / 1e9
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _evicted(self) -> float | None:
+        """Share of the biggest files that came into the page cache, or was there, and had left it at the end."""
+        looked = [(path, facts) for path, (facts, _) in self._files.items() if facts is not None]
+        total = left = 0.0
+        for path, before in sorted(looked, key=lambda item: -item[1].size)[:_LOOKED_AGAIN]:
+            after = pagecache.residency(path)
+            eviction = pagecache.evicted(before, after) if after is not None else None
+            if eviction is None:
+                return None
+            total += before.size
+            left += eviction.share * before.size
+        return round(left / total, 4) if total else None
+
+    def _of_disks(self) -> dict[str, Any]:
+        """Of the disk that delivered most."""
+        used = [use for disk in self._disks.values() if (use := disk.use()) is not None]
+        if not used:
+            return {}
+        most = max(used, key=lambda use: use.size)
+        found = {names.DISK_READ: most.size, names.DISK_UTILIZATION: most.utilization, names.DISK_QUEUE: most.queue}
+        return found if most.wait is None else found | {names.DISK_LATENCY: most.wait}
