@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.commands import show
 from loadspan.errors import UserError
-from loadspan.facts import answers, capture, checkup, survey
+from loadspan.facts import answers, capture, captured, checkup, survey
 from loadspan.facts.scrub import Scrub
 from loadspan.facts.tree import HERE, Tree
 from loadspan.report import checkup as report
@@ -39,6 +39,15 @@ class Check:
         """Add the arguments of `check`."""
         parser.add_argument("paths", nargs="*", metavar="PATH", help="file or folder with weights (default: only machine and devices)")
         parser.add_argument("--device", metavar="DEVICE", help="only this one: cuda:0, GPU0 or a PCI address")
+        parser.add_argument(
+            "--measure",
+            action="store_true",
+            help="also measure what storage, one core and the devices can do, and keep it for later findings. It says what it will read; "
+            "each probe is bounded by 10 s and 4.29 GB",
+        )
+        parser.add_argument(
+            "--scratch", metavar="DIR", help="with --measure: also measure DIR, with a file that is written there and removed"
+        )
         parser.add_argument(
             "--root", metavar="DIR|FILE", help="read DIR/sys and DIR/proc, or a FILE.tar.gz of --save, and not this machine"
         )
@@ -118,8 +127,8 @@ def _recorded(root: str, paths: Sequence[str]) -> tuple[Tree, Answers]:
                 f"{root}: neither sys nor proc in it. Give a folder that holds them, or a FILE.tar.gz of loadspan check --save."
             )
     else:
-        tree = capture.read(root)
-    told = answers.parse(capture.manifest(tree))
+        tree = captured.read(root)
+    told = answers.parse(captured.manifest(tree))
     if not paths:
         return tree, told
     return tree, replace(told, places=tuple(_place(path, told, root) for path in paths))

@@ -276,21 +276,24 @@ def _measured(measured: Sequence[Measured], width: int) -> Iterator[Line]:
     yield [("measured", BOLD)]
     names = [clean(item.probe) + (f", {item.depth} at once" if item.depth is not None and item.depth > 1 else "") for item in measured]
     label = min(max(map(cells, names)), width // 2)
-    about: str | None = None
+    notes = list(dict.fromkeys(item.note for item in measured if item.note))
+    about: str | None = ""
     for name, item in zip(names, measured, strict=True):
-        if item.about != about and item.about is not None:
-            yield [("  ", ""), (clean(item.about), BOLD)]
-        elif item.about != about:
-            yield [("  ", ""), ("one core", BOLD)]
-        about = item.about
+        if item.about != about:
+            about = item.about
+            yield [("  ", ""), (clean(about or "one core"), BOLD)]
         facts = [] if item.size is None or item.duration is None else [f"{units.size(item.size)} in {units.seconds(item.duration)}"]
-        facts += [] if item.source in (None, "memory", "storage") else [f"from {item.source}" if item.source != "unknown" else ""]
-        facts += [text for text in (item.note, item.skipped) if text]
+        facts += [f"from {item.source}"] if item.source == "page cache" else []
+        facts += [f"note {notes.index(item.note) + 1}"] if item.note else []
+        facts += [item.skipped] if item.skipped else []
         rate = units.throughput(item.rate) if item.rate is not None else ""
-        words = [line for fact in facts if fact for line in _words(clean(fact), width - label - 17)]
-        for index, line in enumerate(wrap([(word, DIM) for word in words], width - label - 17)):
-            head = (name, rate) if index == 0 else ("", "")
-            yield [("    ", ""), (left(head[0], label), ""), ("  ", ""), (right(head[1], 9), BOLD), ("  ", ""), *line]
+        head: Line = [("    ", ""), (left(name, label), ""), ("  ", ""), (right(rate, 9), BOLD), ("  ", "")]
+        for line in wrap([(clean(fact), DIM) for fact in facts], width - label - 17) or [[]]:
+            yield [*head, *line]
+            head = [(" " * (label + 17), "")]
+    for number, note in enumerate(notes, 1):
+        for index, text in enumerate(_words(clean(note), width - 12)):
+            yield [("    ", ""), (f"note {number}  " if index == 0 else "        ", DIM), (text, DIM)]
 
 
 def _remarks(remarks: Sequence[Remark], width: int) -> Iterator[Line]:
