@@ -154,6 +154,10 @@ def test_a_slow_reading_while_more_bytes_moved_than_it_allows_is_stale(machine: 
     assert judged(machine("idle-link"), "0000:01:00.0", achieved=22 * GB) == Verdict(stale=True)
 
 
+def test_a_link_that_passes_more_than_both_its_ends_could_is_not_believed(machine: Machine) -> None:
+    assert judged(machine("narrow-slot"), "0000:01:00.0", achieved=22 * GB) == Verdict(degraded=False, stale=True)
+
+
 def test_a_low_generation_that_stays_while_bytes_move_is_degraded(machine: Machine) -> None:
     sentence = "PCIe link 0000:00:01.0 - 0000:01:00.0: Gen1 of Gen5 while bytes moved, 4.00 GB/s of 63.0 GB/s"
     assert judged(machine("idle-link"), "0000:01:00.0", achieved=3.3 * GB) == Verdict(degraded=True, sentence=sentence)

@@ -6,7 +6,6 @@ A kernel that does not know a device's node says -1, which is no node. Nodes wit
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import platform
@@ -16,6 +15,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from loadspan.facts.tree import HERE, Tree, whole
+
+try:
+    import ctypes
+except ImportError:  # Python may be built without
+    ctypes = None  # type: ignore[assignment] # then no function is found
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +124,7 @@ def affinity(tree: Tree = HERE) -> frozenset[int] | None:
 
 
 def _libc() -> Any:
-    with suppress(OSError, TypeError):
+    with suppress(OSError, TypeError, AttributeError):
         return ctypes.CDLL(None, use_errno=True)
     return None
 
