@@ -36,6 +36,12 @@ class Span:
         """Seconds from start to end, None while open."""
         return None if self.end is None else (self.end - self.start) / 1e9
 
+    @property
+    def size(self) -> int | None:
+        """Bytes it brought or transformed, None where that is not known."""
+        size = self.number(names.SIZE)
+        return int(size) if size is not None and size >= 0 else None
+
     def number(self, name: str) -> float | None:
         """Attribute *name* if it is a number."""
         value = self.attributes.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from loadspan.report.text import BOLD, DIM, RED, Piece, cells, clean, join, left
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadspan.report.timeline import Interval, Row, Waterfall
+    from loadspan.report.row import Interval, Row
+    from loadspan.report.timeline import Waterfall
 
 NARROWEST = 60
 _INDENT = "  "
@@ -68,6 +70,8 @@ def lines(waterfall: Waterfall, look: Look) -> list[str]:
     shown = {row.error for row in waterfall.rows if row.error}
     if waterfall.failure and waterfall.failure not in shown:
         found += [[(_INDENT, ""), *line] for line in wrap([(clean(waterfall.failure), RED)], width - 2)]
+    if waterfall.facts:
+        found += [[(_INDENT, ""), *line] for line in wrap([(clean(fact), DIM) for fact in waterfall.facts], width - 2)]
     for index, row in enumerate(waterfall.rows):
         below = waterfall.rows[index + 1] if index + 1 < len(waterfall.rows) else None
         inherited = below is not None and below.depth > row.depth and below.error == row.error
@@ -156,7 +160,7 @@ def _row(row: Row, columns: _Columns, look: Look, *, lost: bool, error: str | No
             RED if lost else BOLD if row.depth == 0 and color else "",
         ),
         ("  ", ""),
-        *_bar(row.bars, columns.bar, RED if lost else color, look),
+        *(_curve(row.curve, columns.bar, look) if row.curve else _bar(row.bars, columns.bar, RED if lost else color, look)),
         ("  ", ""),
         (right(seconds, columns.seconds), BOLD),
         ("  ", ""),
@@ -201,4 +205,30 @@ def _bar(bars: tuple[Interval, ...], width: int, color: str, look: Look) -> list
     return pieces
 
 
+def _curve(points: tuple[Interval, ...], width: int, look: Look) -> list[Piece]:
+    """The rate at which *points* grow, a column for each part of the view, as heights of the highest."""
+    reached = [_at(points, column / width) for column in range(width + 1)]
+    rates = [after - before for before, after in itertools.pairwise(reached)]
+    highest = max(rates)
+    levels = _LEVELS if look.blocks else _ASCII_LEVELS
+    return [("".join(levels[_level(rate, highest, len(levels))] for rate in rates), "")]
+
+
+def _level(rate: float, highest: float, levels: int) -> int:
+    """0 for nothing; the least there is for anything at all."""
+    return 0 if rate <= 0 else min(levels - 1, max(1, round(rate / highest * (levels - 1))))
+
+
+def _at(points: tuple[Interval, ...], place: float) -> float:
+    """The curve's value at a place between its points."""
+    before = points[0]
+    for after in points[1:]:
+        if after[0] >= place:
+            share = (place - before[0]) / (after[0] - before[0])
+            return before[1] + max(0.0, share) * (after[1] - before[1])
+        before = after
+    return before[1]
+
+
+_LEVELS, _ASCII_LEVELS = "·▁▂▃▄▅▆▇█", " .:-=+*#"
 _BLOCKS = {(True, True): "█", (True, False): "▌", (False, True): "▐", (False, False): "·"}

@@ -11,42 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loadspan import names, units
-from loadspan.model import Load, Stage
+from loadspan.report import curve, phrases
+from loadspan.report.row import Interval, Row
 from loadspan.report.tree import LAST_SEEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from loadspan.model import Span
-
-Interval = tuple[float, float]
+    from loadspan.model import Load, Span
 
 MAX_ROWS = 40
 """Stages drawn for one load: a page of a terminal. The longest stay, the others are counted."""
 
-_WARM, _COLD = 0.005, 0.995  # shares that print as 0 % and 100 %
-_WORTH_SAYING = 0.01  # share of the whole below which a part explains nothing
-_BLOCKED, _SHORT = 0.05, 0.001  # as above for blocked time: every thread sleeps a little now and then
 _FRAMES = 3
-_SAME_SIZE = 0.01  # sizes that differ less are said once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the waterfall. `start` and durations in seconds, `bars` as shares of the view from 0 to 1."""
-
-    label: str
-    depth: int = 0
-    bars: tuple[Interval, ...] = ()
-    start: float | None = None
-    duration: float | None = None
-    exclusive: float | None = None
-    size: int | None = None
-    throughput: float | None = None
-    deferred: bool = False
-    running: bool = False
-    facts: tuple[str, ...] = ()
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +36,8 @@ class Waterfall:
     coverage: float | None
     notes: tuple[str, ...]
     """How the load came about: loader, implicit, ..."""
+    facts: tuple[str, ...]
+    """What the machine did meanwhile."""
     failure: str | None
     """Type and message of the exception that ended it."""
     ending: str | None
@@ -83,12 +62,14 @@ def waterfall(load: Load, *, running: bool = False, show_pid: bool = False) -> W
     rows.extend(_folded([span for span, _ in spans if id(span) not in kept]))
     rows.extend(_untold(load))
     rows.extend(_other(load, end))
+    rows.extend(curve.rows(load, end))
     return Waterfall(
         name=load.text(names.MODEL_NAME),
         duration=load.duration,
-        size=_size(load),
+        size=load.size,
         coverage=load.number(names.COVERAGE),
-        notes=tuple(_notes(load, show_pid=show_pid)),
+        notes=tuple(phrases.notes(load, show_pid=show_pid)),
+        facts=tuple(phrases.of_load(load)),
         failure=_failure(load),
         ending=_ending(load, end, running=running) if load.end is None else None,
         died=load.end is None and not running,
@@ -135,13 +116,13 @@ def _folded(hidden: list[Span]) -> Iterator[Row]:
     if not hidden:
         return
     counts = Counter(span.name for span in hidden)
-    facts = [f"{_count(number)} {name}" for name, number in counts.most_common(4)]
+    facts = [f"{phrases.count(number)} {name}" for name, number in counts.most_common(4)]
     if len(counts) > len(facts):
         facts.append(f"{len(counts) - len(facts)} other names")
     leaves = [span.duration for span in hidden if span.duration is not None and not span.children]
     if leaves:
         facts.append(f"longest {units.seconds(max(leaves))}")
-    yield Row(label=f"{_count(len(hidden))} shorter", facts=tuple(facts))
+    yield Row(label=f"{phrases.count(len(hidden))} shorter", facts=tuple(facts))
 
 
 def _seconds(span: Span) -> float | None:
@@ -153,7 +134,7 @@ def _seconds(span: Span) -> float | None:
 
 def _row(span: Span, depth: int, origin: int, end: int) -> Row:
     """The row of one stage or inner load."""
-    seconds, size = _seconds(span), _size(span)
+    seconds, size = _seconds(span), span.size
     throughput = span.number(names.THROUGHPUT)
     return Row(
         label=span.name or "unnamed",
@@ -166,7 +147,7 @@ def _row(span: Span, depth: int, origin: int, end: int) -> Row:
         throughput=throughput if throughput and throughput > 0 else None,
         deferred=span.attributes.get(names.DEFERRED) is True,
         running=span.end is None,
-        facts=tuple(_facts(span)),
+        facts=tuple(phrases.of_span(span, _exclusive(span))),
         error=_failure(span),
     )
 
@@ -203,7 +184,7 @@ def _untold(load: Load) -> Iterator[Row]:
     if not load.children:
         for stage, seconds in load.partition.items():
             if stage != names.OTHER:
-                yield Row(label=stage, duration=seconds, exclusive=seconds, size=_size(load))
+                yield Row(label=stage, duration=seconds, exclusive=seconds, size=load.size)
 
 
 def _other(load: Load, end: int) -> Iterator[Row]:
@@ -221,11 +202,6 @@ def _other(load: Load, end: int) -> Iterator[Row]:
     )
 
 
-def _size(span: Span) -> int | None:
-    size = span.number(names.SIZE)
-    return int(size) if size is not None and size >= 0 else None
-
-
 def _failure(span: Span) -> str | None:
     kind = span.text(names.ERROR_TYPE)
     if span.error is None and kind is None:
@@ -238,19 +214,6 @@ def _failure(span: Span) -> str | None:
     return f"{short}: {message}"
 
 
-def _notes(load: Load, *, show_pid: bool) -> Iterator[str]:
-    if loader := load.text(names.LOADER):
-        yield loader
-    if load.attributes.get(names.IMPLICIT) is True:
-        yield "implicit"
-    if (folded := load.number(names.FOLDED)) and folded > 1:
-        yield f"stands for {_count(folded)} loads"
-    if show_pid and load.pid is not None:
-        yield f"process {load.pid}"
-    if load.error is not None or load.text(names.ERROR_TYPE):
-        yield f"FAILED {(load.text(names.ERROR_TYPE) or '').rpartition('.')[2]}".rstrip()
-
-
 def _ending(load: Load, end: int, *, running: bool) -> str:
     """`died in read at 12.3 of 20.1 GB after 41.2 s`."""
     after = f" after {units.seconds((end - load.start) / 1e9)}"
@@ -261,92 +224,3 @@ def _ending(load: Load, end: int, *, running: bool) -> str:
         moved = progress(stage.size, stage.file_size)
         stages.append(f"{stage.name} at {moved}" if moved else stage.name)
     return f"{'now' if running else 'died'} in {' and '.join(stages)}{after}"
-
-
-def _facts(span: Span) -> Iterator[str]:
-    for describe in _DESCRIBE:
-        yield from describe(span)
-
-
-def _model_facts(span: Span) -> Iterator[str]:
-    if isinstance(span, Load):
-        if name := span.text(names.MODEL_NAME):
-            yield name
-        yield from _notes(span, show_pid=False)
-    elif name := span.text(names.ADAPTER_NAME):
-        yield f"adapter {name}"
-
-
-def _file_facts(span: Span) -> Iterator[str]:
-    if path := span.text(names.FILE_PATH):
-        yield path.rstrip("/").rpartition("/")[2] or path
-    if (files := span.number(names.FILE_COUNT)) and files > 1:
-        yield f"{_count(files)} files"
-    for name in (names.FORMAT, names.FILESYSTEM_TYPE, names.READ_METHOD):
-        if text := span.text(name):
-            yield text
-
-
-def _cache_facts(span: Span) -> Iterator[str]:
-    cold, stored, size = span.number(names.CACHE_COLD), span.number(names.IO_STORAGE_READ), _size(span)
-    if cold is not None and (cold <= _WARM or cold >= _COLD):
-        yield "warm" if cold <= _WARM else "cold"
-        if cold <= _WARM or (stored and size and abs(stored - size) < _SAME_SIZE * size):
-            return
-    if stored and stored >= _WORTH_SAYING * (size or 0):
-        yield f"{units.size(stored)} from storage"
-    elif cold is not None and _WARM < cold < _COLD:
-        yield f"{cold:.0%} from storage".replace("%", " %")
-
-
-def _call_facts(span: Span) -> Iterator[str]:
-    calls = span.number(names.OPERATION_COUNT)
-    if calls is not None and calls > 1:
-        yield f"{_count(calls)} calls"
-    if (at_once := span.number(names.CONCURRENCY)) and at_once > 1:
-        yield f"{_count(at_once)} at once"
-    blocked, duration = span.number(names.BLOCKED_TIME), span.duration
-    if blocked is not None and duration and blocked >= max(_BLOCKED * duration, _SHORT):
-        yield f"blocked {units.seconds(blocked)}"
-    own = _exclusive(span) if span.children and isinstance(span, Stage) else None
-    if own is not None and duration and own >= _WORTH_SAYING * duration:
-        yield f"exclusive {units.seconds(own)}"
-
-
-def _work_facts(span: Span) -> Iterator[str]:
-    if cipher := span.text(names.CIPHER):
-        yield cipher
-    if derivation := span.number(names.KEY_DERIVATION_TIME):
-        yield f"key derivation {units.seconds(derivation)}"
-    if dtype := span.text(names.DTYPE):
-        yield dtype
-    for name, verb in ((names.MERGED_LAYERS, "merged"), (names.INJECTED_LAYERS, "injected")):
-        if layers := span.number(name):
-            yield f"{verb} {_count(layers)} {'layer' if layers == 1 else 'layers'}"
-    hit = span.attributes.get(names.CACHE_HIT)
-    if isinstance(hit, bool):
-        yield "cache hit" if hit else "cache miss"
-
-
-def _device_facts(span: Span) -> Iterator[str]:
-    if kind := span.text(names.DEVICE_TYPE):
-        index = span.number(names.DEVICE_INDEX)
-        yield kind if index is None else f"{kind}:{index:.0f}"
-    pinned = span.attributes.get(names.HOST_MEMORY_PINNED)
-    if isinstance(pinned, bool):
-        yield "pinned" if pinned else "pageable"
-
-
-_DESCRIBE: tuple[Callable[[Span], Iterator[str]], ...] = (
-    _model_facts,
-    _file_facts,
-    _cache_facts,
-    _work_facts,
-    _device_facts,
-    _call_facts,
-)
-
-
-def _count(number: float) -> str:
-    """1 200: the space of the international system, which no language reads as a decimal point."""
-    return f"{number:,.0f}".replace(",", " ")
