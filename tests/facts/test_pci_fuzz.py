@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,6 +136,7 @@ def test_a_machine_with_many_corrupt_files_breaks_nothing(name: str, tmp_path: P
             if chance.random() < share:
                 corrupt(place, chance)
         survey(tree)
+        shutil.rmtree(folder)  # tens of thousands of files, which pytest would keep
 
 
 SMALL = [name for name in machines.names() if len(machines.FOLDER.joinpath(f"{name}.txt").read_text().splitlines()) < 110]
