@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from machines import unpack
 
 from loadspan.facts import storage
 from loadspan.facts.storage import StorageFacts
+from machines import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,7 +175,7 @@ def test_a_btrfs_over_two_disks_names_both_and_one_on_luks_says_so(on: On) -> No
         ("/rclone/x", "fuse.rclone", "fuse", None, "rclone"),
         ("/plain/x", "fuse", "fuse", "gpu2", None),
         ("/dav/x", "fuse", "fuse", "dav.example.com", None),
-        ("/dev/shm/x", "tmpfs", "memory", None, None),
+        ("/dev/shm/x", "tmpfs", "memory", None, None),  # noqa: S108 - of a recorded machine
         ("/empty/x", "tmpfs", "memory", None, None),
         ("/with space\ttab/x", "nfs", "network", "a", None),
         ("/b\udcff\udcfed/x", "nfs", "network", None, None),

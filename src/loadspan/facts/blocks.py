@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _DEPTH = 8
 _DEVICES = 256
+_VOLUMES = 64
+_NODES = 4096
 _NAME = 32
 _LEVEL = re.compile(r"[a-z0-9]{1,16}")
 _MAPPERS = (  # what the name of a mapping begins with, what it is called, whether it encrypts
@@ -48,9 +50,15 @@ class Chain:
     """Whether LUKS or another dm-crypt mapping is among them."""
 
 
+def _device(tree: Tree, path: str) -> str | None:
+    """Where the link *path* of sysfs leads, if that is a device."""
+    found = tree.real(path)
+    return found if found is not None and found.startswith("sys/devices/") else None
+
+
 def folder_of(number: str | None, tree: Tree = HERE) -> str | None:
     """Folder of device *number* below `sys`; None where there is no such device, as with filesystems that have none."""
-    return tree.real(f"sys/dev/block/{number}") if number and disks.NUMBER.fullmatch(number) else None
+    return _device(tree, f"sys/dev/block/{number}") if number and disks.NUMBER.fullmatch(number) else None
 
 
 def folders_of(mount: mounts.Mount, tree: Tree = HERE) -> list[str]:
@@ -62,21 +70,21 @@ def folders_of(mount: mounts.Mount, tree: Tree = HERE) -> list[str]:
         return []
     source = _by_name(mount.source, tree)
     volume = btrfs_folder(source, tree)
-    names = tree.names(f"{volume}/devices")[:_DEVICES] if volume else []
-    found = [tree.real(f"{volume}/devices/{name}") for name in names]
-    return [folder for folder in found if folder is not None] or ([source] if source else [])
+    return (_members(volume, tree) if volume else []) or ([source] if source else [])
+
+
+def _members(volume: str, tree: Tree) -> list[str]:
+    found = [_device(tree, f"{volume}/devices/{name}") for name in tree.names(f"{volume}/devices")[:_VOLUMES]]
+    return [device for device in found if device is not None]
 
 
 def btrfs_folder(device: str | None, tree: Tree = HERE) -> str | None:
     """Folder below `sys/fs/btrfs` of the volume that *device* is part of, or of the only one there is where no device is known."""
     base = "sys/fs/btrfs"
-    volumes = [f"{base}/{name}" for name in tree.names(base)[:_DEVICES] if name.count("-") == 4]  # noqa: PLR2004 - a UUID
-    for volume in volumes:
-        if device is not None and any(
-            tree.real(f"{volume}/devices/{name}") == device for name in tree.names(f"{volume}/devices")[:_DEVICES]
-        ):
-            return volume
-    return volumes[0] if device is None and len(volumes) == 1 else None
+    volumes = [f"{base}/{name}" for name in tree.names(base)[:_VOLUMES] if name.count("-") == 4]  # noqa: PLR2004 - a UUID
+    if device is None:
+        return volumes[0] if len(volumes) == 1 else None
+    return next((volume for volume in volumes if device in _members(volume, tree)), None)
 
 
 def _by_name(source: str, tree: Tree) -> str | None:
@@ -84,15 +92,15 @@ def _by_name(source: str, tree: Tree) -> str | None:
     if not source.startswith("/dev/"):
         return None
     real = os.path.realpath(source) if tree.here else source
-    names = [real.removeprefix("/dev/").replace("/", "!"), real.rpartition("/")[2]]
-    for name in names:
-        found = tree.real(f"sys/class/block/{name}") if name else None
+    short = real.rpartition("/")[2]
+    for name in (real.removeprefix("/dev/").replace("/", "!"), short):
+        found = _device(tree, f"sys/class/block/{name}")
         if found is not None:
             return found
     if real.startswith("/dev/mapper/"):
-        for name in tree.names("sys/class/block"):
-            if name.startswith("dm-") and disks.word(tree, f"sys/class/block/{name}/dm/name") == names[1]:
-                return tree.real(f"sys/class/block/{name}")
+        for name in tree.names("sys/class/block")[:_NODES]:
+            if name.startswith("dm-") and disks.word(tree, f"sys/class/block/{name}/dm/name") == short:
+                return _device(tree, f"sys/class/block/{name}")
     return None
 
 
@@ -132,7 +140,7 @@ class _Walk:
     def _below(self, folder: str, depth: int) -> bool:
         """Add the devices below *folder*; False where there are none."""
         tree = self.tree
-        found = [tree.real(f"{folder}/slaves/{name}") for name in tree.names(f"{folder}/slaves")[:_DEVICES]]
+        found = [_device(tree, f"{folder}/slaves/{name}") for name in tree.names(f"{folder}/slaves")[:_DEVICES]]
         below = [device for device in found if device is not None]
         for device in below:
             self.add(device, depth + 1)

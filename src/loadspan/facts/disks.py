@@ -52,7 +52,8 @@ def word(tree: Tree, path: str) -> str | None:
 
 def display(folder: str) -> str:
     """Name of the device at *folder* of sysfs; its kernel writes / as !."""
-    return folder.rpartition("/")[2].replace("!", "/")
+    name = folder.rpartition("/")[2].replace("!", "/")
+    return name if name.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def number(tree: Tree, folder: str) -> str | None:

@@ -148,6 +148,8 @@ def of_file(path: str, tree: Tree = HERE) -> StorageFacts | None:
     if not tree.here:
         mount = mounts.of_path(path, tree)
         return of_mount(mount, tree) if mount is not None else None
+    if not path:
+        return None
     remembered = _cache.get if tree is HERE else _anew
     status = mounts.status(path)
     key, place = (status.mount, path) if status is not None else _place(path)
