@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from loadspan.facts.rates import Outcome, Rate, Skipped
 
@@ -48,3 +49,17 @@ class Plan:
 
 def silent(what: str, done: int, most: int) -> None:
     """Progress that nobody looks at."""
+
+
+def installed(library: str) -> bool:
+    """Whether *library* can be imported, as far as that shows without importing it."""
+    try:
+        return find_spec(library) is not None
+    except (ImportError, ValueError):  # somebody put None, or a module without a spec, in its place
+        return False
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what *error* says, short and printable."""
+    lines = str(error).strip().splitlines()
+    return "".join(letter for letter in (lines[0] if lines else type(error).__name__) if letter.isprintable())[:200]

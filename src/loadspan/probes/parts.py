@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = max(4096, mmap.PAGESIZE)
 SEGMENT = 8 << 20
-_AHEAD = 64 << 20  # bytes that the kernel may have read beyond what was asked for
+_AROUND = 64 << 20  # bytes that the kernel may have read before and after what was asked for
 _EXTENTS = 10_000
 _LOOKING = 3.0  # seconds
 _TRIES, _PAUSE = 10, 0.02
@@ -59,7 +59,6 @@ class Parts:
         self._places = defaultdict(list)
         for part in self._absent:
             self._places[part.file, part.offset // SEGMENT].append(part)
-        self._touched: set[tuple[int, int]] = set()
         self._left: tuple[deque[Part], deque[Part]] = (deque(), deque())
         self._refill()
 
@@ -115,25 +114,23 @@ class Parts:
         return [absent] if cached else [present, absent]
 
     def drop(self, parts: Iterable[Part]) -> None:
-        """Take *parts* out of the page cache, and what was read ahead of them: as far as nothing of it had been there before."""
+        """Take *parts* out of the page cache, and what was read around them: as far as nothing of it had been there before."""
         if self.known:
-            self._touched |= {
-                (part.file, place) for part in parts for place in range(part.offset // SEGMENT, (part.end + _AHEAD) // SEGMENT + 1)
+            near = {
+                (part.file, place)
+                for part in parts
+                for place in range((part.offset - _AROUND) // SEGMENT, (part.end + _AROUND) // SEGMENT + 1)
             }
-            self._drop()
+            self._drop([part for key in sorted(near & self._places.keys()) for part in self._places[key]])
 
-    def restore(self) -> None:
-        """Drop all that the probes brought in, once more: pages that are still being read ahead cannot be dropped."""
+    def _drop(self, parts: Iterable[Part]) -> None:
         for _ in range(_TRIES):
-            self._drop()
-            if not any(self._resident(part) for key in self._touched for part in self._places.get(key, ())):
-                return
-            time.sleep(_PAUSE)
-
-    def _drop(self) -> None:
-        for key in self._touched:
-            for part in self._places.get(key, ()):
+            for part in parts:
                 os.posix_fadvise(self._files[part.file].buffered, part.offset, part.length, os.POSIX_FADV_DONTNEED)
+            parts = [part for part in parts if self._resident(part)]
+            if not parts:
+                return
+            time.sleep(_PAUSE)  # pages that are still being read ahead cannot be dropped
 
 
 def _counter(file: OpenFile, storage: StorageFacts | None) -> Callable[..., list[resident.Window]] | None:

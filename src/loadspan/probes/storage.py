@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loadspan.facts import memory as memories
 from loadspan.facts import storage as storages
 from loadspan.facts.rates import CACHE, MEMORY, STORAGE, UNKNOWN, Outcome, Rate, Skipped
 from loadspan.facts.tree import HERE
@@ -36,7 +37,7 @@ SMALLEST = 64 << 20
 """Bytes below which a measurement says nothing: the first requests of any storage are not like the others."""
 _BLOCK = 1 << 20
 _SHARE = 256 << 20  # bytes that a probe reads at least, if need be of what another has read
-_PAGES = 256 << 20  # bytes, read a page at a time, at most
+_PAGES = 64 << 20  # bytes, read a page at a time, at most
 _WHOLE = 0.98  # of the bytes; the counter and what is read ahead do not end at the same byte
 
 
@@ -86,11 +87,8 @@ def plan(
                 yield from (Skipped(step.probe, f"the scratch file cannot be written: {error.strerror}", step.depth) for step in steps)
                 return
             found = _Where(source, Parts(source, facts), facts, bounds)
-            try:
-                for step in steps:
-                    yield _measured(step, found, progress, memory=memory)
-            finally:
-                found.parts.restore()
+            for step in steps:
+                yield _measured(step, found, progress, memory=memory)
 
     return Plan(_lines(chosen, scratch, total, steps, bounds), steps, run)
 
@@ -119,11 +117,13 @@ def _free_space(folder: str) -> int:
 
 def _free_memory() -> int:
     """Half of the memory that nothing is in, so that reading pushes nobody's pages out."""
+    now = memories.read()
+    room = [] if now.limit is None or now.usage is None else [now.limit - now.usage]
     for line in HERE.bytes("proc/meminfo").split(b"\n"):
         fields = line.split()
         if len(fields) > 1 and fields[0] == b"MemFree:" and fields[1].isdigit():
-            return max(int(fields[1]) * 1024 // 2, SMALLEST)
-    return _SHARE
+            room.append(int(fields[1]) * 1024)
+    return max(min(room, default=0) // 2, SMALLEST)
 
 
 def _lines(chosen: Sequence[str], scratch: str | None, total: int, steps: Sequence[Step], bounds: Bounds) -> tuple[str, ...]:
