@@ -42,10 +42,10 @@ class Accelerator:
     numa_node: int | None = None
     driver: str | None = None
     """Kernel driver that has it: `nvidia`, `amdgpu`, `vfio-pci` (given to a virtual machine), ..."""
-    visible: int | None = None
-    """The index by which a process with this environment finds it."""
-    hidden: bool = False
-    """Whether no index leads to it, for certain: a variable, a container or its driver keeps it from the process."""
+    index: int | None = None
+    """By which torch finds it in a process with this environment."""
+    visible: bool | None = None
+    """Whether such a process may use it: a variable, a container or another kernel driver may keep it from that."""
     c2c: int | None = None
     """Links to the CPU that are not PCIe: its PCIe link is then not the main path."""
     uuid: str | None = None
@@ -100,7 +100,6 @@ class _Nvidia:
         """The accelerator that *device* is."""
         listed, managed = self.listed.get(device.address), self.managed.get(device.address)
         place = self._places.get(device.address)
-        index = self._visible.index_of(place) if place is not None else None
         return Accelerator(
             device.address,
             _VENDORS[NVIDIA],
@@ -109,8 +108,8 @@ class _Nvidia:
             managed.memory if managed is not None else None,
             device.numa_node,
             device.driver,
-            index,
-            hidden=place is None or (index is None and self._visible.complete),
+            self._visible.index_of(place) if place is not None else None,
+            self._visible.shows(place) if place is not None else False,
             c2c=managed.c2c if managed is not None else None,
             uuid=(listed.uuid if listed is not None else None) or (managed.uuid if managed is not None else None),
         )
@@ -125,6 +124,13 @@ class _Amd:
         self._visible = visible.hip([kfd.uuid(node) for node in self._nodes], environment)
         self._listed = tree.exists(kfd.NODES)
 
+    def _shows(self, places: list[int]) -> bool | None:
+        if not places:
+            # Where compute nodes are listed, a card that is none of them does not compute for this process.
+            return False if self._listed else None
+        shown = [self._visible.shows(place) for place in places]
+        return True if True in shown else None if None in shown else False
+
     def fill(self, device: PciDevice) -> Accelerator:
         """The accelerator that *device* is."""
         places = [place for place, node in enumerate(self._nodes) if node.address == device.address]
@@ -138,17 +144,17 @@ class _Amd:
             device.numa_node,
             device.driver,
             min(indices, default=None),
-            # A display without compute, as of an old card, is in no list of compute nodes.
-            hidden=self._listed and not indices and (not places or self._visible.complete),
+            self._shows(places),
             uuid=next((kfd.uuid(node) for node in self._nodes if node.address == device.address), None),
         )
 
 
-def _other(device: PciDevice, index: int | None) -> Accelerator:
+def _other(device: PciDevice, intel: Visible) -> Accelerator:
     if device.vendor is None:
         return Accelerator(device.address, numa_node=device.numa_node, driver=device.driver)
     vendor, kind = _VENDORS.get(device.vendor, f"{device.vendor:#06x}"), _TYPES.get(device.vendor)
-    return Accelerator(device.address, vendor, kind, numa_node=device.numa_node, driver=device.driver, visible=index)
+    index, shown = (intel.position(0), intel.shows(0)) if device.vendor == INTEL else (None, None)
+    return Accelerator(device.address, vendor, kind, numa_node=device.numa_node, driver=device.driver, index=index, visible=shown)
 
 
 def machine_devices(
@@ -173,5 +179,5 @@ def machine_devices(
         elif device.vendor == AMD:
             found.append(by_amd.fill(device))
         else:
-            found.append(_other(device, intel.position(0) if device.vendor == INTEL else None))
+            found.append(_other(device, intel))
     return found

@@ -66,9 +66,13 @@ def _module(kind: str) -> Any:
     return getattr(sys.modules.get("torch"), "__dict__", {}).get(kind)
 
 
-def _is_hip() -> bool:
-    version = _module("version")
-    return bool(getattr(version, "hip", None))
+def _kind(kind: str, tree: Tree) -> str:
+    """Torch built for ROCm says cuda of what is hip; without torch the machine tells, where it has GPUs of one of the two only."""
+    if kind != "cuda":
+        return kind
+    if "torch" in sys.modules:
+        return "hip" if getattr(_module("version"), "hip", None) else kind
+    return "hip" if not accelerators.nvidia_gpus(tree) and kfd.gpus(tree) else kind
 
 
 def _initialized(module: Any) -> bool:
@@ -219,9 +223,9 @@ def of_torch(kind: str, index: int | None, tree: Tree = HERE, environment: Mappi
     if kind in _PLAIN:
         return DeviceFacts(kind, index)
     environment = os.environ if environment is None else environment
-    module = _module(kind)
+    module = _module("cuda" if kind == "hip" else kind)
     live = _initialized(module)
-    kind = "hip" if kind == "cuda" and _is_hip() else kind
+    kind = _kind(kind, tree)
     if index is None and live:
         index = _current(module)
     told = _properties(module, index) if live and index is not None else _Properties()

@@ -14,6 +14,7 @@ from typing import Any
 from loadspan.facts import pci
 
 _LENGTH = 32
+_DEVICES = 1 << 16
 
 
 def _loaded(*names: str) -> Any:
@@ -35,7 +36,7 @@ def cuda_address(index: int) -> str | None:
     """PCI address of the device that CUDA numbers *index*; None unless the program has initialized CUDA."""
     library = _loaded("libcuda.so.1")
     get, tell = getattr(library, "cuDeviceGet", None), getattr(library, "cuDeviceGetPCIBusId", None)
-    if get is None or tell is None:
+    if get is None or tell is None or not 0 <= index < _DEVICES:
         return None
     device = ctypes.c_int()
     get.argtypes, get.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_int
@@ -46,4 +47,4 @@ def hip_address(index: int) -> str | None:
     """PCI address of the device that HIP numbers *index*. Only for a program that has initialized HIP: the call itself would do so."""
     library = _loaded("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5")
     tell = getattr(library, "hipDeviceGetPCIBusId", None)
-    return _asked(tell, index) if tell is not None else None
+    return _asked(tell, index) if tell is not None and 0 <= index < _DEVICES else None

@@ -32,15 +32,6 @@ class Node:
     unique_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """XGMI from one node to another, its bandwidth in By/s."""
-
-    start: int
-    end: int
-    bandwidth: int | None
-
-
 def parse_properties(text: bytes) -> dict[str, int]:
     """Names and whole numbers in the text of a `properties` file; other lines are skipped."""
     found = {}
@@ -90,16 +81,18 @@ def uuid(node: Node) -> str | None:
     return f"GPU-{node.unique_id:016x}" if node.unique_id is not None else None
 
 
-def xgmi(tree: Tree, nodes: list[Node]) -> list[Link]:
-    """XGMI links between *nodes*, each in both directions."""
-    numbers = {node.number for node in nodes}
-    found = []
+def xgmi(tree: Tree, nodes: list[Node]) -> dict[tuple[str, str], int | None]:
+    """Cards of *nodes* that XGMI joins, by their addresses, and its bandwidth one way in By/s where it is known."""
+    addresses = {node.number: node.address for node in nodes}
+    found: dict[tuple[str, str], int | None] = {}
     for node in nodes:
         folder = f"{NODES}/{node.number}/io_links"
         for name in tree.names(folder)[:_MOST]:
             properties = parse_properties(tree.bytes(f"{folder}/{name}/properties"))
-            end = properties.get("node_to")
-            if properties.get("type") == _XGMI and end in numbers and end is not None:
-                bandwidth = properties.get("max_bandwidth", 0)
-                found.append(Link(node.number, end, bandwidth * _MEGABYTE if 0 < bandwidth < 1 << 24 else None))
+            other = addresses.get(properties.get("node_to", -1))
+            if properties.get("type") != _XGMI or node.address is None or other is None or other == node.address:
+                continue
+            megabytes = properties.get("max_bandwidth", 0)
+            pair = (node.address, other) if node.address < other else (other, node.address)
+            found[pair] = megabytes * _MEGABYTE if 0 < megabytes < 1 << 24 else found.get(pair)
     return found

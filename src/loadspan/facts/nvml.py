@@ -18,7 +18,7 @@ from loadspan.facts import nvidia, pci
 
 LIBRARY = "libnvidia-ml.so.1"
 _PATIENCE = 5.0  # seconds until a driver that does not answer is given up
-_GPUS, _INSTANCES, _LINKS = 256, 64, 64  # bounds against a library that answers nonsense
+_GPUS, _INSTANCES, _LINKS = 256, 64, 36  # bounds against a library that answers nonsense
 _SWITCH = 2  # what a link may lead to: 0 a GPU, 1 an IBM NPU, 2 an NVSwitch
 _C2C_COUNT, _C2C_STATUS = 170, 171  # fields
 _MEMORY = 1 << 50
@@ -121,11 +121,8 @@ def _address(information: _PciInfo) -> str | None:
 def _links(library: _Library, handle: c_void_p) -> tuple[str | None, ...]:
     found: list[str | None] = []
     for link in range(_LINKS):
-        state = library.number("nvmlDeviceGetNvLinkState", handle, link)
-        if state is None:
-            break  # no more links, or none at all
-        if state != 1:
-            continue
+        if library.number("nvmlDeviceGetNvLinkState", handle, link) != 1:
+            continue  # down, or refused: not every GPU numbers its links without gaps
         if library.number("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link) == _SWITCH:
             found.append(None)
             continue

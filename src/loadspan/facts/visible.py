@@ -23,14 +23,20 @@ _INTEL = ("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR", "SYCL_DEVICE_FILTER")
 
 
 class Visible(NamedTuple):
-    """Positions by visible index, and whether the indices after them are known not to exist."""
+    """Positions by visible index, and whether no further index exists."""
 
     order: tuple[int, ...]
     complete: bool
+    everything: bool = False
+    """Whether every device is visible, in an order that need not be certain."""
 
     def position(self, index: int) -> int | None:
         """The device that visible *index* is; None where there is none or it is not certain."""
         return self.order[index] if 0 <= index < len(self.order) else None
+
+    def shows(self, position: int) -> bool | None:
+        """Whether the device at *position* is visible; None where it is not certain."""
+        return True if self.everything or position in self.order else False if self.complete else None
 
     def index_of(self, position: int) -> int | None:
         """The visible index of the device at *position*; None where it is hidden or not certain."""
@@ -38,6 +44,10 @@ class Visible(NamedTuple):
 
 
 _NONE, _UNKNOWN = Visible((), complete=True), Visible((), complete=False)
+
+
+def _all(count: int) -> Visible:
+    return Visible(tuple(range(count)), complete=True, everything=True)
 
 
 def cuda(
@@ -59,7 +69,7 @@ def cuda(
     in_order = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" and "CUDA_MPS_PIPE_DIRECTORY" not in environment and not partitioned
     certain = in_order or len(uuids) == 1
     if text is None:
-        return Visible(tuple(range(len(uuids))), complete=not partitioned) if certain else _UNKNOWN
+        return _all(len(uuids)) if certain else Visible((), complete=False, everything=not partitioned)
     if text.startswith("MIG-"):
         return _cuda_instance(text.split(",")[0], uuids, instances or {})
     if text.startswith("GPU-"):
@@ -120,7 +130,7 @@ def hip(uuids: Sequence[str | None], environment: Mapping[str, str]) -> Visible:
     if environment.get("GPU_DEVICE_ORDINAL"):
         return _UNKNOWN  # documented for HIP as well, read for OpenCL only
     below = environment.get("ROCR_VISIBLE_DEVICES")
-    surfaced = Visible(tuple(range(len(uuids))), complete=True) if below is None else _rocr(below, uuids)
+    surfaced = _all(len(uuids)) if below is None else _rocr(below, uuids)
     if not surfaced.order:
         return surfaced
     text = environment.get("HIP_VISIBLE_DEVICES") or environment.get("CUDA_VISIBLE_DEVICES")
@@ -176,7 +186,7 @@ def xpu(count: int, environment: Mapping[str, str]) -> Visible:
     """
     Visible indices of *count* Intel GPUs.
 
-    Certain for one GPU that no variable is about: the order of several is the driver's own, and one may show its tiles as devices.
+    Certain where no variable is about them, an index for one GPU only: the order of several is the driver's own.
     """
     chosen = any(name in environment for name in _INTEL)
-    return Visible((0,), complete=False) if count == 1 and not chosen else _UNKNOWN
+    return Visible((0,) if count == 1 else (), complete=False, everything=True) if not chosen else _UNKNOWN
