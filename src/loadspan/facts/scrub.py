@@ -37,9 +37,10 @@ _ADDRESS = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
 _NAMED = ("dm/name", "loop/backing_file", "proc/self/cgroup", "proc/1/cgroup", "proc/self/mountinfo")
 _OPTION = re.compile(
     "rw|ro|(?:nfs)?vers|[rw]size|nconnect|proto|hard|soft|noac|a?sync|lookupcache|actimeo|local_lock|max_read|subvol|subvolid"
-    "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|msize|dax|(?:rel|no)atime|name|(?:lower|upper)dir|lowerdir\\+|datadir\\+|memory|cpu|cpuset"
+    "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|msize|dax|(?:rel|no)atime|(?:lower|upper)dir|lowerdir\\+|datadir\\+|memory|cpu|cpuset"
     "|cpuacct|blkio|pids|devices|freezer|systemd|nsdelegate|memory_recursiveprot|hugetlb|discard"
 )
+_URL = re.compile(r"(?P<scheme>\w+://)(?:[^/@]*@)?(?P<hosts>[^/:]+)(?P<rest>.*)", re.DOTALL)
 _SERVED = re.compile(r"(?P<user>[^@/]*@)?(?P<hosts>[^/]+?)(?P<rest>:/.*)", re.DOTALL)
 _SHARED = re.compile(r"//(?P<hosts>[^/]+)(?P<rest>.*)", re.DOTALL)
 _LUSTRE = re.compile(r"(?P<hosts>[^/]+)(?P<rest>:/.*)", re.DOTALL)
@@ -115,9 +116,13 @@ class Scrub:
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[_POINT]).rstrip("/") + "/"
         if kind not in _KERNEL and not any(path.startswith(point) for path in self._paths):
             return ""
+        if kind in _KERNEL:
+            return f"{line}\n"
         return f"{head} - {kind} {self._source(kind, source)} {self._options(options)}\n"
 
     def _source(self, kind: str, source: str) -> str:
+        if match := _URL.fullmatch(source):
+            return f"{match['scheme']}{self.server(match['hosts'])}{match['rest']}"
         match = (_LUSTRE if kind == "lustre" else _SERVED).fullmatch(source)
         if match:
             user = "user@" if match.groupdict().get("user") else ""
