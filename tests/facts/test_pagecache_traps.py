@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 NOBODY = 65534
+HALF = pytest.approx(0.5, abs=0.1)  # some machines take pages back at any time
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, or mounts")
 
 PRELUDE = """
@@ -92,7 +93,7 @@ def cold() -> Iterator[Path]:
 
 def test_a_sandbox_that_refuses_cachestat_leaves_the_owner_mincore(cold: Path) -> None:
     script = "refuse(451)\nfirst = look(); read(2 << 20); print(json.dumps([first, look()]))"
-    assert child(script, cold) == [["mincore", 0.0], ["mincore", 0.5]]
+    assert child(script, cold) == [["mincore", 0.0], ["mincore", HALF]]
 
 
 @ROOT
@@ -140,7 +141,7 @@ except OSError:
     seen = 0
 print(json.dumps([storage.of_file(path).filesystem, first, look(), seen]))
 """
-    assert child(script, below, "unshare", "-m") == ["overlay", ["mincore", 0.0], ["mincore", 0.5], 0]  # the last: it finds nothing
+    assert child(script, below, "unshare", "-m") == ["overlay", ["mincore", 0.0], ["mincore", HALF], 0]  # the last: it finds nothing
 
 
 def test_a_mincore_that_says_all_there_is_not_believed(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
