@@ -148,6 +148,18 @@ def test_rocm_tells_the_cards_number_as_letters(machine: Machine, torch: Callabl
     assert (facts.pci_address, facts.source) == ("0000:05:00.0", "uuid")
 
 
+def test_a_card_without_a_number_is_not_found_by_zeros(tmp_path: Path, torch: Callable[..., None]) -> None:
+    text = """
+    sys/bus/pci/devices/0000:05:00.0 -> ../../../devices/pci0000:00/0000:05:00.0
+    sys/devices/pci0000:00/0000:05:00.0/vendor = 0x1002
+    sys/class/kfd/kfd/topology/nodes/1/gpu_id = 7
+    sys/class/kfd/kfd/topology/nodes/1/properties = simd_count 4\\nlocation_id 1280\\nunique_id 0
+    """
+    torch(hip="6.4.1", cuda=Backend(SimpleNamespace(name="AMD", uuid=SimpleNamespace(bytes=b"0" * 16))))
+    facts = of_torch("cuda", 0, machines.unpack_text(text, tmp_path), {})
+    assert (facts.pci_address, facts.source) == ("0000:05:00.0", "order")
+
+
 def test_rocm_numbers_partitions_in_the_order_of_their_nodes(machine: Machine, torch: Callable[..., None]) -> None:
     tree = machine("instinct_partitions")
     torch(hip="6.4.1", cuda=Backend(initialized=False))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import machines
 from loadspan.facts import kfd, nvidia, pci
 from loadspan.facts.accelerators import Accelerator, machine_devices
+from loadspan.facts.device import of_torch
 from loadspan.facts.kfd import Node
 from loadspan.facts.nvidia import Gpu
 from loadspan.facts.nvml import NvmlGpu
@@ -141,21 +142,34 @@ def test_a_partition_is_at_its_cards_address_and_a_virtual_function_at_its_own(m
     assert kfd.gpus(machines.unpack_text(text, tmp_path)) == [Node(1, "10002:05:02.3", None), Node(9, None, None), Node(10, None, None)]
 
 
-def test_other_vendors_are_their_number(tmp_path: Path) -> None:
-    text = """
-    sys/bus/pci/devices/0000:01:00.0 -> ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0
-    sys/bus/pci/devices/0000:02:00.0 -> ../../../devices/pci0000:00/0000:00:02.0/0000:02:00.0
-    sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/class = 0x120000
-    sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/vendor = 0x1da3
-    sys/devices/pci0000:00/0000:00:02.0/0000:02:00.0/class = 0x038000
-    sys/devices/pci0000:00/0000:00:02.0/0000:02:00.0/vendor = 0x8086
-    """
-    tree = machines.unpack_text(text, tmp_path)
+LAPTOP = """
+sys/bus/pci/devices/0000:00:02.0 -> ../../../devices/pci0000:00/0000:00:02.0
+sys/bus/pci/devices/0000:00:0b.0 -> ../../../devices/pci0000:00/0000:00:0b.0
+sys/bus/pci/devices/0000:01:00.0 -> ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0
+sys/devices/pci0000:00/0000:00:02.0/class = 0x030000
+sys/devices/pci0000:00/0000:00:02.0/vendor = 0x8086
+sys/devices/pci0000:00/0000:00:0b.0/class = 0x120000
+sys/devices/pci0000:00/0000:00:0b.0/vendor = 0x8086
+sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/class = 0x120000
+sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/vendor = 0x1da3
+"""
+
+
+def test_an_accelerator_that_torch_does_not_know_is_its_vendor(tmp_path: Path) -> None:
+    tree = machines.unpack_text(LAPTOP, tmp_path)
     assert machine_devices(tree, {}) == [
+        Accelerator("0000:00:02.0", "intel", "xpu", index=0, visible=True),
+        Accelerator("0000:00:0b.0", "intel"),
         Accelerator("0000:01:00.0", "0x1da3"),
-        Accelerator("0000:02:00.0", "intel", "xpu", index=0, visible=True),
     ]
-    assert seen(tree, {"ZE_AFFINITY_MASK": "0"})[1] == ("0000:02:00.0", None, None)
+    assert seen(tree, {"ZE_AFFINITY_MASK": "0"})[0] == ("0000:00:02.0", None, None)
+    assert of_torch("xpu", 0, tree, {}).pci_address == "0000:00:02.0"
+
+
+def test_of_two_intel_gpus_neither_has_a_certain_index(tmp_path: Path) -> None:
+    tree = machines.unpack_text(LAPTOP.replace("0b.0/class = 0x120000", "0b.0/class = 0x038000"), tmp_path)
+    assert seen(tree, {}) == [("0000:00:02.0", None, True), ("0000:00:0b.0", None, True), ("0000:01:00.0", None, None)]
+    assert of_torch("xpu", 0, tree, {}).pci_address is None
 
 
 @pytest.mark.parametrize(

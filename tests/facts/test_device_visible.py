@@ -45,7 +45,7 @@ def test_indices_are_of_the_bus_order_up_to_the_first_that_is_none(text: str, or
 
 
 @pytest.mark.parametrize(
-    ("text", "order"), [("1gpu2,2", ()), ("0,1gpu", (0,)), ("+1", ()), (f"0,{TWO}", (0,)), ("0x1", ()), ("9" * 30, ())]
+    ("text", "order"), [("1gpu2,2", ()), ("0,1gpu", (0,)), ("+1", ()), (f"0,{TWO}", (0,)), (ONE.lower(), ()), ("0x1", ()), ("9" * 30, ())]
 )
 def test_what_a_driver_might_read_either_way_is_not_certain(text: str, order: tuple[int, ...]) -> None:
     assert visible.cuda(GPUS, {**BY_BUS, "CUDA_VISIBLE_DEVICES": text}) == Visible(order, complete=False)

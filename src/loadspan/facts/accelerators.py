@@ -25,6 +25,7 @@ AMD: Final = 0x1002
 INTEL: Final = 0x8086
 _VENDORS: Final = {NVIDIA: "nvidia", AMD: "amd", INTEL: "intel"}
 _TYPES: Final = {NVIDIA: "cuda", AMD: "hip", INTEL: "xpu"}
+_DISPLAY: Final = 0x03  # class of PCI devices
 _MEMORY: Final = 1 << 50
 
 
@@ -60,6 +61,11 @@ def nvidia_gpus(tree: Tree) -> list[nvidia.Gpu]:
     # Another kernel driver, as nouveau or vfio-pci, keeps CUDA from it.
     found = [device.address for device in pci.accelerators(tree) if device.vendor == NVIDIA and device.driver in (None, "nvidia")]
     return [nvidia.Gpu(address) for address in sorted(found, key=nvidia.order)]
+
+
+def is_xpu(device: PciDevice) -> bool:
+    """Whether *device* is an Intel GPU: their laptops have another accelerator, which torch does not know, beside it."""
+    return device.vendor == INTEL and device.class_code is not None and device.class_code >> 16 == _DISPLAY
 
 
 def visible_nvidia(
@@ -152,8 +158,8 @@ class _Amd:
 def _other(device: PciDevice, intel: Visible) -> Accelerator:
     if device.vendor is None:
         return Accelerator(device.address, numa_node=device.numa_node, driver=device.driver)
-    vendor, kind = _VENDORS.get(device.vendor, f"{device.vendor:#06x}"), _TYPES.get(device.vendor)
-    index, shown = (intel.position(0), intel.shows(0)) if device.vendor == INTEL else (None, None)
+    vendor = _VENDORS.get(device.vendor, f"{device.vendor:#06x}")
+    kind, index, shown = (_TYPES[INTEL], 0 if intel.order else None, intel.shows(0)) if is_xpu(device) else (None, None, None)
     return Accelerator(device.address, vendor, kind, numa_node=device.numa_node, driver=device.driver, index=index, visible=shown)
 
 
@@ -171,7 +177,7 @@ def machine_devices(
     # A container without `/sys/bus/pci` may still have the driver's own list.
     seen |= {address: PciDevice(address, vendor=NVIDIA) for address in by_nvidia.addresses() if address not in seen}
     devices = sorted(seen.values(), key=lambda device: nvidia.order(device.address))
-    intel = visible.xpu(sum(device.vendor == INTEL for device in devices), environment)
+    intel = visible.xpu(sum(is_xpu(device) for device in devices), environment)
     found = []
     for device in devices:
         if device.vendor == NVIDIA:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from loadspan.facts import accelerators, drivers, kfd, nvidia, pci, visible
-from loadspan.facts.accelerators import AMD, INTEL, NVIDIA, Accelerator, machine_devices
+from loadspan.facts.accelerators import INTEL, Accelerator, machine_devices
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _HOST_ERRORS: Final = (RuntimeError, AssertionError, AttributeError, TypeError, 
 _MEMORY: Final = 1 << 50
 _UUID: Final = 16  # bytes
 _PLAIN: Final = ("cpu", "mps", "meta")  # nothing to ask: no PCI device, and no memory but the machine's
-_VENDORS: Final = {"cuda": NVIDIA, "hip": AMD, "xpu": INTEL}
+_KNOWN: Final = ("cuda", "hip", "xpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,8 @@ def _by_uuid(kind: str, uuid: bytes, tree: Tree) -> str | None:
         return _only([gpu.address for gpu in nvidia.gpus(tree) if gpu.uuid == _dashed(uuid)])
     if kind == "hip":
         # ROCm writes the card's unique number as sixteen letters.
-        return _only(list({node.address for node in kfd.gpus(tree) if f"{node.unique_id or 0:016x}".encode() == uuid.lower()}))
+        told = f"GPU-{uuid.decode('ascii', 'replace').lower()}"
+        return _only(list({node.address for node in kfd.gpus(tree) if kfd.uuid(node) == told}))
     return _intel(uuid, tree) if kind == "xpu" else None
 
 
@@ -153,7 +154,7 @@ def _intel(uuid: bytes, tree: Tree) -> str | None:
         return None
     address = f"{domain:04x}:{uuid[8]:02x}:{uuid[9]:02x}.{uuid[10]}"
     found = next((device for device in pci.accelerators(tree) if device.address == address), None)
-    return address if found is not None and (found.vendor, found.device) == (vendor, model) else None
+    return address if found is not None and accelerators.is_xpu(found) and found.device == model else None
 
 
 def _only(found: list[Any]) -> str | None:
@@ -179,7 +180,7 @@ def _by_vendor(kind: str, index: int | None, tree: Tree) -> str | None:
         return gpus[0].address if len(gpus) == 1 and (not index or nvidia.is_partitioned(tree)) else None
     if kind == "hip" and (nodes := kfd.gpus(tree)):
         return _only(list({node.address for node in nodes})) if not index or index < len(nodes) else None
-    return _only([device.address for device in pci.accelerators(tree) if device.vendor == _VENDORS[kind]])
+    return _only([device.address for device in pci.accelerators(tree) if accelerators.is_xpu(device)]) if kind == "xpu" else None
 
 
 def _address(
@@ -188,9 +189,9 @@ def _address(
     """The address and what told it: the first that answers."""
     if told.address is not None:
         # Of a backend that nobody has read, the numbers are believed where the kernel has such a device.
-        address = _function(tree, told.address) if kind in _VENDORS or pci.device(tree, told.address) is not None else None
+        address = _function(tree, told.address) if kind in _KNOWN or pci.device(tree, told.address) is not None else None
         return address, "torch" if address is not None else None
-    if kind not in _VENDORS:
+    if kind not in _KNOWN:
         return None, None
     if live and tree.here and index is not None and kind != "xpu":
         address = drivers.cuda_address(index) if kind == "cuda" else drivers.hip_address(index)

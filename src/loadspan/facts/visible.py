@@ -85,7 +85,7 @@ def _cuda_indices(entries: list[str], count: int) -> Visible:
         text = entry.strip()
         if not _WHOLE.fullmatch(text):
             # `1gpu` may be read as 1, and a UUID may be taken after indices.
-            return Visible(tuple(order), complete=not text or not (text[0] in "+0123456789" or text.startswith(("GPU-", "MIG-"))))
+            return Visible(tuple(order), complete=not text or not (text[0] in "+0123456789" or text.lower().startswith(("gpu-", "mig-"))))
         position = int(text)
         if position in order:
             return _NONE
