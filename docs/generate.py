@@ -1,19 +1,24 @@
 """
-Writes docs/reference.md from the names in the code: `python docs/generate.py`, or `--check` to see whether it is up to date.
+Writes docs/reference.md and the fields in docs/check.md from the code: `python docs/generate.py`.
 
-The tests run the check, so the page cannot fall behind.
+With `--check` it says whether they are up to date. The tests run that, so the pages cannot fall behind.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
 from loadspan import commands, names
+from loadspan.facts import checkup
 from loadspan.instrument import targets
 from loadspan.settings import Settings
 
 PAGE = Path(__file__).with_name("reference.md")
+CHECK = Path(__file__).with_name("check.md")
+FIELDS = ("<!-- fields: made by generate.py -->", "<!-- end of fields -->")
 
 HEAD = """# Reference
 
@@ -85,13 +90,50 @@ def page() -> str:
     )
 
 
+def _kind(annotation: str) -> str:
+    """How JSON has a field of that type, and a link to the part that it is."""
+    plain = annotation.removesuffix(" | None")
+    inner = plain.removeprefix("tuple[").removesuffix(", ...]")
+    many = "list of " if plain.startswith("tuple[") else ""
+    if inner in {part.__name__ for part in checkup.SCHEMA}:
+        return f"{many}[{inner}](#{inner.lower()})"
+    types = {
+        "str": "string",
+        "int": "integer",
+        "float": "number",
+        "bool": "boolean",
+        "Mapping[str, str]": "object",
+        "Mapping[str, int]": "object",
+    }
+    return many + types[inner]
+
+
+def fields() -> str:
+    """The fields of the JSON of `loadspan check`."""
+    found = []
+    for part in checkup.SCHEMA:
+        rows = [
+            (f"`{field.name}`", _kind(str(field.type)), field.metadata["unit"], field.metadata["meaning"])
+            for field in dataclasses.fields(part)
+        ]
+        found += [f"### {part.__name__}", (part.__doc__ or "").strip(), table(("field", "type", "unit", "meaning"), rows)]
+    return "\n\n".join(found)
+
+
+def check_page() -> str:
+    """The page about `loadspan check`, its fields as the code has them."""
+    start, end = FIELDS
+    return re.sub(f"{start}.*{end}", lambda _: f"{start}\n\n{fields()}\n\n{end}", CHECK.read_text(), flags=re.DOTALL)
+
+
 def main() -> int:
-    """Write the page, or check it."""
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
-        print(f"{PAGE}: out of date. Run: python docs/generate.py", file=sys.stderr)  # noqa: T201 - a script speaks
-        return 1
+    """Write the pages, or check them."""
+    for path, text in ((PAGE, page()), (CHECK, check_page())):
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text)
+        elif path.read_text() != text:
+            print(f"{path}: out of date. Run: python docs/generate.py", file=sys.stderr)  # noqa: T201 - a script speaks
+            return 1
     return 0
 
 

@@ -36,9 +36,9 @@ _BUILDER = re.compile(r"[\w.-]+@[\w.-]+")
 _ADDRESS = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
 _NAMED = ("dm/name", "loop/backing_file", "proc/self/cgroup", "proc/1/cgroup", "proc/self/mountinfo")
 _OPTION = re.compile(
-    "rw|ro|(?:nfs)?vers|[rw]size|nconnect|proto|hard|soft|noac|a?sync|lookupcache|actimeo|local_lock|max_read|subvol|subvolid"
-    "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|msize|dax|(?:rel|no)atime|(?:lower|upper)dir|lowerdir\\+|datadir\\+|memory|cpu|cpuset"
-    "|cpuacct|blkio|pids|devices|freezer|systemd|nsdelegate|memory_recursiveprot|hugetlb|discard"
+    "rw|ro|(?:nfs)?vers|[rw]size|nconnect|proto|hard|soft|noac|a?sync|lookupcache|actimeo|local_lock|max_read|subvol|subvolid|multichannel"
+    "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|aname|msize|dax|discard|(?:rel|no)atime|subtype|metacopy"
+    r"|(?:lower|upper)dir|lowerdir\+|datadir\+"
 )
 _URL = re.compile(r"(?P<scheme>\w+://)(?:[^/@]*@)?(?P<hosts>[^/:]+)(?P<rest>.*)", re.DOTALL)
 _SERVED = re.compile(r"(?P<user>[^@/]*@)?(?P<hosts>[^/]+?)(?P<rest>:/.*)", re.DOTALL)
