@@ -215,11 +215,11 @@ LINK_DEGRADED: Final = _attribute(
     "boolean",
     "",
     "to_device, load",
-    "whether the link ran below what both ends support while bytes moved; absent where no such reading was taken",
+    "whether the link ran below what both ends support while bytes moved; absent where that was not read three times: an idle link is slow",
 )
 LINK_ENDS: Final = _attribute("loadspan.link.ends", "string", "", "to_device, load", "PCI addresses of the two ends of that link")
 LINK_PATH: Final = _attribute(
-    "loadspan.link.path", "string[]", "", "load", "hop by hop from the host to the device: `parent child Gen4 x16 of Gen5 x16`"
+    "loadspan.link.path", "string[]", "", "to_device, load", "hop by hop from the host to the device: `parent child Gen4 x8 of Gen4 x16`"
 )
 THREAD_NUMA_NODE: Final = _attribute(
     "loadspan.thread.numa_node",

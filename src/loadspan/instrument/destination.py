@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOST = ("cpu", "meta", "disk")
 _AFTER = 100_000_000  # nanoseconds for which a link stays as it was after the last byte
+_ENOUGH = 3  # readings while bytes moved, a tenth of a second apart, before a link is said to be slow
 _DEVICES = 64  # of a process are remembered
 _ADDRESSES = 8  # devices of a load whose relations are told
 
@@ -61,13 +62,16 @@ def _device(kind: str, index: int | None) -> _Device:
 class Destination:
     """Of one stage, or of a load: then of all its stages that brought bytes to one device."""
 
-    __slots__ = ("_achieved", "_best", "_cpus", "_ended", "index", "kind")
+    __slots__ = ("_achieved", "_best", "_cpus", "_ended", "_readings", "index", "kind")
 
     def __init__(self, kind: str, index: int | None) -> None:
         self.kind = kind
         """As torch calls it."""
         self.index = index
-        self._best: Link | None = None
+        self._best: tuple[Link, ...] = ()
+        """The links of the way at the moment at which its narrowest was fastest."""
+        self._readings = 0
+        """Taken while bytes moved."""
         self._achieved = 0.0
         self._cpus: frozenset[int] | None = None
         self._ended = 0
@@ -80,7 +84,8 @@ class Destination:
     def copy(self) -> Destination:
         """The same, to count other stages in."""
         made = Destination(*self.key)
-        made._best, made._achieved, made._cpus, made._ended = self._best, self._achieved, self._cpus, self._ended
+        made._best, made._readings = self._best, self._readings
+        made._achieved, made._cpus, made._ended = self._achieved, self._cpus, self._ended
         return made
 
     def end(self, end: int, achieved: float) -> None:
@@ -96,7 +101,8 @@ class Destination:
 
     def take(self, other: Destination) -> None:
         """Count another stage to the same device."""
-        self._best = links.best(self._best, other._best)
+        self._best = _better(self._best, other._best)
+        self._readings += other._readings
         if self._cpus != other._cpus:
             self._cpus = None
         self._ended = max(self._ended, other._ended)
@@ -105,8 +111,10 @@ class Destination:
     def look(self) -> None:
         """Read the link, while bytes move or just after."""
         reader = _device(self.kind, self.index).links
-        if reader is not None and (not self._ended or time.perf_counter_ns() - self._ended < _AFTER):
-            self._best = links.best(self._best, reader.sample())
+        if reader is None or (self._ended and time.perf_counter_ns() - self._ended > _AFTER):
+            return
+        self._best = _better(self._best, reader.read())
+        self._readings += not self._ended
 
     def attributes(self) -> dict[str, Any]:
         """What is known of the device and the way to it, after bytes went there."""
@@ -127,22 +135,40 @@ class Destination:
 
     def _of_link(self, known: _Device) -> dict[str, Any]:
         every = known.links.links if known.links is not None else ()
-        verdict = links.verdict(every, self._best, moved=True, achieved=self._achieved or None)
-        if verdict is not None and verdict.degraded and _has_other_links(known.facts):
-            verdict = None
-        limit = self._best or links.narrowest(every, possible=True)
+        best = links.narrowest(self._best)
+        verdict = links.verdict(every, best, moved=True, achieved=self._achieved or None)
+        degraded = verdict.degraded if verdict is not None else None
+        if best is not None and ((verdict is not None and verdict.stale) or (degraded and self._readings < _ENOUGH)):
+            # An idle link is slow, and takes its time to wake up: what was read may be no more than that.
+            best = degraded = None
+        elif degraded and _has_other_links(known.facts):
+            degraded = None
+        limit = best or links.narrowest(every, possible=True)
         if limit is None:
             return {}
-        found = {
+        return {
+            names.LINK_GENERATION: best.generation if best is not None else None,
+            names.LINK_WIDTH: best.width if best is not None else None,
+            names.LINK_BANDWIDTH: best.bandwidth if best is not None else None,
             names.LINK_GENERATION_MAX: limit.generation_max,
             names.LINK_WIDTH_MAX: limit.width_max,
             names.LINK_BANDWIDTH_MAX: limit.bandwidth_max,
+            names.LINK_DEGRADED: degraded,
             names.LINK_ENDS: f"{limit.parent} {limit.child}",
-            names.LINK_DEGRADED: verdict.degraded if verdict is not None else None,
+            names.LINK_PATH: tuple(_hop(link, now=best is not None) for link in (self._best if best is not None else every)),
         }
-        if self._best is not None and not (verdict is not None and verdict.stale):
-            found |= {names.LINK_GENERATION: limit.generation, names.LINK_WIDTH: limit.width, names.LINK_BANDWIDTH: limit.bandwidth}
-        return found
+
+
+def _better(one: tuple[Link, ...], other: tuple[Link, ...]) -> tuple[Link, ...]:
+    first, second = links.narrowest(one), links.narrowest(other)
+    return one if links.best(first, second) is first and first is not None else other
+
+
+def _hop(link: Link, *, now: bool) -> str:
+    """`0000:00:01.0 0000:01:00.0 Gen4 x8 of Gen4 x16`, as far as it is known."""
+    known = [str(link.now)] if now and link.bandwidth is not None else []
+    known += [str(link.possible)] if link.bandwidth_max is not None else []
+    return " ".join([link.parent, link.child, " of ".join(known)]).rstrip()
 
 
 def named(device: Any) -> Destination | None:
@@ -164,14 +190,11 @@ def arrived(expected: Destination | None, device: Any) -> Destination | None:
 
 
 def of_load(destinations: Iterable[Destination]) -> dict[str, Any]:
-    """What is known of the devices of a load: of the first, the way to it hop by hop, and how several lie to each other."""
+    """What is known of the devices of a load: of the first that bytes went to, and how several lie to each other."""
     every = list(destinations)
     if not every:
         return {}
     found = every[0].attributes()
-    reader = _device(every[0].kind, every[0].index).links
-    if reader is not None and reader.links:
-        found[names.LINK_PATH] = tuple(f"{link.parent} {link.child} {link.possible}" for link in reader.links)
     addresses = [facts.pci_address for one in every if (facts := _device(one.kind, one.index).facts).pci_address is not None]
     return found | _related(addresses[:_ADDRESSES])
 

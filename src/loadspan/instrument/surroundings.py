@@ -155,7 +155,9 @@ class Surroundings:
         }
         if self._where:
             most = sorted(self._where.items(), key=lambda item: -item[1])[:_SHOWN]
-            found[names.BLOCKED_WHERE] = tuple(f"{place.decode('ascii', 'replace')} {100 * count / self._asked:.0f} %" for place, count in most)
+            found[names.BLOCKED_WHERE] = tuple(
+                f"{place.decode('ascii', 'replace')} {100 * count / self._asked:.0f} %" for place, count in most
+            )
         if self.cost:
             found[names.SAMPLER_TIME] = self.cost / 1e9
         return {name: value for name, value in found.items() if value is not None}
