@@ -113,17 +113,17 @@ def test_a_file_larger_than_the_limit_is_evicted_while_it_is_read(how: str, grou
     check_limit(first, group)
     assert first["before"] < 0.02
     assert SIZE * 0.98 < first["read"] < SIZE * 1.2
-    assert first["memory"]["refaulted"] < SIZE / 4
+    assert first["memory"]["refaulted"] < SIZE * 0.2
     # The second finds the end of the file and not its beginning, and reads all of it again.
     check_limit(second, group)
     assert 0.02 < second["before"] < 0.5
     assert second["read"] > SIZE * 0.95
-    # At least: under pressure the kernel also forgets that a page was there.
-    assert SIZE * 0.5 < second["memory"]["refaulted"] < SIZE * 1.3
+    # At least: under pressure the kernel also forgets that pages were there, tens of MiB at once.
+    assert SIZE * 0.25 < second["memory"]["refaulted"] < SIZE * 1.3
     assert second["left"]["share"] > second["before"] / 2
     if first["method"] == "cachestat":
-        assert SIZE * 0.5 < first["pull"] <= SIZE
-        assert 0.3 < first["left"]["reclaimed"] <= 1.02 - first["after"]
+        assert SIZE * 0.25 < first["pull"] <= SIZE
+        assert 0.15 < first["left"]["reclaimed"] <= 1.02 - first["after"]
     assert forked == 0
 
 
