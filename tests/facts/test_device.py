@@ -70,32 +70,32 @@ def h100(**more: Any) -> SimpleNamespace:
 
 def test_torch_tells_the_pci_address_in_decimal_numbers(machine: Machine, torch: Callable[..., None]) -> None:
     torch(cuda=Backend(h100(pci_domain_id=0, pci_bus_id=129, pci_device_id=0)))
-    assert of_torch("cuda", 0, machine("nvidia_mixed"), {}) == DeviceFacts(
+    assert of_torch("cuda", 0, machine("nvidia-mixed"), {}) == DeviceFacts(
         "cuda", 0, "NVIDIA H100 PCIe", "0000:81:00.0", 1, 85_017_755_648, H100, "torch"
     )
 
 
 def test_without_an_index_it_is_the_current_device(machine: Machine, torch: Callable[..., None]) -> None:
     torch(cuda=Backend(h100(), h100(name="NVIDIA RTX A4000", uuid=A4000), current=1))
-    facts = of_torch("cuda", None, machine("nvidia_mixed"), {})
+    facts = of_torch("cuda", None, machine("nvidia-mixed"), {})
     assert (facts.index, facts.name, facts.pci_address, facts.numa_node, facts.source) == (1, "NVIDIA RTX A4000", "0000:01:00.0", 0, "uuid")
 
 
 def test_an_older_torch_has_a_uuid_that_the_kernel_driver_knows(machine: Machine, torch: Callable[..., None]) -> None:
     raw = SimpleNamespace(bytes=bytes.fromhex(H100.removeprefix("GPU-").replace("-", "")))
     torch(cuda=Backend(h100(uuid=raw)))
-    facts = of_torch("cuda", 0, machine("nvidia_mixed"), {})
+    facts = of_torch("cuda", 0, machine("nvidia-mixed"), {})
     assert (facts.pci_address, facts.numa_node, facts.uuid, facts.source) == ("0000:81:00.0", 1, H100, "uuid")
 
 
 def test_a_uuid_that_nobody_knows_is_no_address(machine: Machine, torch: Callable[..., None]) -> None:
     torch(cuda=Backend(h100(uuid=H100.replace("9221", "9222"))))
-    facts = of_torch("cuda", 0, machine("nvidia_mixed"), {})
+    facts = of_torch("cuda", 0, machine("nvidia-mixed"), {})
     assert (facts.name, facts.pci_address, facts.numa_node, facts.source) == ("NVIDIA H100 PCIe", None, None, None)
 
 
 def test_a_torch_that_tells_no_identity_leaves_the_order_of_the_bus(machine: Machine, torch: Callable[..., None]) -> None:
-    tree = machine("nvidia_mixed")
+    tree = machine("nvidia-mixed")
     torch(cuda=Backend(SimpleNamespace(name="NVIDIA H100 PCIe", total_memory=85_017_755_648)))
     assert of_torch("cuda", 0, tree, {}).pci_address is None
     chosen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1"}
@@ -106,7 +106,7 @@ def test_a_torch_that_tells_no_identity_leaves_the_order_of_the_bus(machine: Mac
 
 def test_a_device_that_is_not_initialized_is_not_asked(machine: Machine, torch: Callable[..., None]) -> None:
     torch(cuda=Backend(h100(), initialized=False))
-    tree = machine("nvidia_mixed")
+    tree = machine("nvidia-mixed")
     assert of_torch("cuda", 0, tree, {}) == DeviceFacts("cuda", 0)
     assert of_torch("cuda", None, tree, {}) == DeviceFacts("cuda")
     assert of_torch("cuda", 0, tree, {"CUDA_VISIBLE_DEVICES": H100}) == DeviceFacts(
@@ -114,12 +114,20 @@ def test_a_device_that_is_not_initialized_is_not_asked(machine: Machine, torch: 
     )
 
 
+def test_facts_are_final_once_torch_was_asked(machine: Machine, torch: Callable[..., None]) -> None:
+    tree = machine("nvidia-mixed")
+    torch(cuda=Backend(h100(), initialized=False))
+    assert [of_torch("cuda", 0, tree, {}).final, of_torch("cpu", None, tree, {}).final] == [False, True]
+    torch(cuda=Backend(h100()))
+    assert of_torch("cuda", 0, tree, {}).final
+
+
 def test_the_only_gpu_that_a_container_was_given_is_the_device(machine: Machine, torch: Callable[..., None]) -> None:
     torch(cuda=Backend(SimpleNamespace(name="NVIDIA A100-SXM4-80GB", total_memory=1 << 36)))
     for environment, source in [({}, "order"), ({"CUDA_VISIBLE_DEVICES": "3"}, "only")]:
-        facts = of_torch("cuda", 0, machine("nvidia_container"), environment)
+        facts = of_torch("cuda", 0, machine("nvidia-container"), environment)
         assert (facts.pci_address, facts.numa_node, facts.source) == ("0000:c1:00.0", 1, source)
-        assert of_torch("cuda", 1, machine("nvidia_container"), environment).pci_address is None
+        assert of_torch("cuda", 1, machine("nvidia-container"), environment).pci_address is None
 
 
 def test_a_mig_instance_has_its_own_name_and_memory_and_the_address_of_its_gpu(machine: Machine, torch: Callable[..., None]) -> None:
@@ -127,16 +135,16 @@ def test_a_mig_instance_has_its_own_name_and_memory_and_the_address_of_its_gpu(m
         name="NVIDIA A100-PCIE-40GB MIG 1g.5gb", total_memory=5_000_000_000, pci_domain_id=0, pci_bus_id=3, pci_device_id=0
     )
     torch(cuda=Backend(told))
-    facts = of_torch("cuda", 0, machine("nvidia_mig"), {"CUDA_VISIBLE_DEVICES": "MIG-d9a47cfb-d1f2-d08c-b40e-0812b597ae69"})
+    facts = of_torch("cuda", 0, machine("nvidia-mig"), {"CUDA_VISIBLE_DEVICES": "MIG-d9a47cfb-d1f2-d08c-b40e-0812b597ae69"})
     assert (facts.name, facts.memory, facts.pci_address) == ("NVIDIA A100-PCIE-40GB MIG 1g.5gb", 5_000_000_000, "0000:03:00.0")
     torch(cuda=Backend(SimpleNamespace(name="NVIDIA A100-PCIE-40GB MIG 1g.5gb", total_memory=5_000_000_000)))
     old = {"CUDA_VISIBLE_DEVICES": "MIG-GPU-bbbbbbbb-0000-1111-2222-333333333333/1/0"}
-    assert of_torch("cuda", 0, machine("nvidia_mig"), old).pci_address == "0000:03:00.0"
-    assert of_torch("cuda", 0, machine("nvidia_mig"), {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).pci_address is None
+    assert of_torch("cuda", 0, machine("nvidia-mig"), old).pci_address == "0000:03:00.0"
+    assert of_torch("cuda", 0, machine("nvidia-mig"), {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).pci_address is None
 
 
 def test_torch_for_rocm_says_cuda_and_means_hip(machine: Machine, torch: Callable[..., None]) -> None:
-    tree = machine("instinct_partitions")
+    tree = machine("partitioned-and-whole")
     torch(hip="6.4.1", cuda=Backend(SimpleNamespace(name="AMD Instinct MI300X", pci_domain_id=0, pci_bus_id=133, pci_device_id=0)))
     # torch did not tell the memory: the kernel driver does.
     assert of_torch("cuda", 0, tree, {}) == DeviceFacts("hip", 0, "AMD Instinct MI300X", "0000:85:00.0", 1, 206_141_652_992, None, "torch")
@@ -144,7 +152,7 @@ def test_torch_for_rocm_says_cuda_and_means_hip(machine: Machine, torch: Callabl
 
 def test_rocm_tells_the_cards_number_as_letters(machine: Machine, torch: Callable[..., None]) -> None:
     torch(hip="6.4.1", cuda=Backend(SimpleNamespace(name="AMD", uuid=SimpleNamespace(bytes=b"123456789abcdef2"))))
-    facts = of_torch("cuda", 0, machine("instinct_partitions"), {"HIP_VISIBLE_DEVICES": "2"})
+    facts = of_torch("cuda", 0, machine("partitioned-and-whole"), {"HIP_VISIBLE_DEVICES": "2"})
     assert (facts.pci_address, facts.source) == ("0000:05:00.0", "uuid")
 
 
@@ -161,7 +169,7 @@ def test_a_card_without_a_number_is_not_found_by_zeros(tmp_path: Path, torch: Ca
 
 
 def test_rocm_numbers_partitions_in_the_order_of_their_nodes(machine: Machine, torch: Callable[..., None]) -> None:
-    tree = machine("instinct_partitions")
+    tree = machine("partitioned-and-whole")
     torch(hip="6.4.1", cuda=Backend(initialized=False))
     assert [of_torch("cuda", index, tree, {}).pci_address for index in range(6)] == ["0000:05:00.0"] * 4 + ["0000:85:00.0", None]
     assert of_torch("cuda", 0, tree, {"ROCR_VISIBLE_DEVICES": "4,0"}).pci_address == "0000:85:00.0"
@@ -170,9 +178,9 @@ def test_rocm_numbers_partitions_in_the_order_of_their_nodes(machine: Machine, t
 
 def test_without_torch_the_machine_tells_whose_devices_cuda_are(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    facts = of_torch("cuda", 4, machine("instinct_partitions"), {})
+    facts = of_torch("cuda", 4, machine("partitioned-and-whole"), {})
     assert (facts.type, facts.pci_address, facts.memory) == ("hip", "0000:85:00.0", 206_141_652_992)
-    assert of_torch("cuda", 0, machine("nvidia_container"), {}).name == "NVIDIA A100-SXM4-80GB"
+    assert of_torch("cuda", 0, machine("nvidia-container"), {}).name == "NVIDIA A100-SXM4-80GB"
 
 
 TWO_INTEL = """
@@ -213,7 +221,7 @@ def test_the_only_intel_display_is_the_device(tmp_path: Path, torch: Callable[..
 
 def test_devices_that_are_no_pci_device_are_a_type_and_an_index(machine: Machine, torch: Callable[..., None]) -> None:
     torch(cpu=Backend(h100()), mps=Backend(h100()), npu=Backend(SimpleNamespace(name="Ascend910B3", total_memory=1 << 36)))
-    tree = machine("nvidia_mixed")
+    tree = machine("nvidia-mixed")
     assert of_torch("cpu", None, tree, {}) == DeviceFacts("cpu")
     assert of_torch("mps", 0, tree, {}) == DeviceFacts("mps", 0)
     assert of_torch("npu", 0, tree, {}) == DeviceFacts("npu", 0, "Ascend910B3", memory=1 << 36)
@@ -228,7 +236,7 @@ def test_an_unknown_backend_is_believed_where_the_kernel_has_the_device(machine:
             SimpleNamespace(**told, pci_domain_id=0, pci_bus_id=130, pci_device_id=0),
         )
     )
-    tree = machine("nvidia_mixed")
+    tree = machine("nvidia-mixed")
     assert of_torch("maker", 0, tree, {}) == DeviceFacts("maker", 0, "Maker X1", "0000:81:00.0", 1, 1 << 34, None, "torch")
     assert of_torch("maker", 1, tree, {}) == DeviceFacts("maker", 1, "Maker X1", None, None, 1 << 34)
 
@@ -265,7 +273,7 @@ def test_a_virtual_function_is_found_by_what_the_kernel_has(tmp_path: Path, torc
 )
 def test_properties_that_make_no_sense_are_left_out(told: dict[str, Any], machine: Machine, torch: Callable[..., None]) -> None:
     torch(cuda=Backend(SimpleNamespace(**told)))
-    assert of_torch("cuda", 0, machine("nvidia_mixed"), {}) == DeviceFacts("cuda", 0)
+    assert of_torch("cuda", 0, machine("nvidia-mixed"), {}) == DeviceFacts("cuda", 0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error"), AssertionError(), AttributeError("name"), OSError(), KeyError("x")])
@@ -277,14 +285,14 @@ def test_a_backend_that_fails_leaves_type_and_index(error: Exception, torch: Cal
         current_device = get_device_properties
 
     torch(cuda=Failing())
-    assert of_torch("cuda", 0, machine("nvidia_mixed"), {}) == DeviceFacts("cuda", 0)
-    assert of_torch("cuda", None, machine("nvidia_mixed"), {}) == DeviceFacts("cuda")
+    assert of_torch("cuda", 0, machine("nvidia-mixed"), {}) == DeviceFacts("cuda", 0)
+    assert of_torch("cuda", None, machine("nvidia-mixed"), {}) == DeviceFacts("cuda")
 
 
 def test_a_torch_that_is_being_imported_or_forbidden_is_no_torch(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     for value in (None, ModuleType("torch"), object()):
         monkeypatch.setitem(sys.modules, "torch", value)  # type: ignore[arg-type] # programs do put such things there
-        assert of_torch("cuda", 0, machine("nvidia_mixed"), {}) == DeviceFacts("cuda", 0)
+        assert of_torch("cuda", 0, machine("nvidia-mixed"), {}) == DeviceFacts("cuda", 0)
 
 
 def test_on_this_machine_it_needs_no_torch_and_imports_none() -> None:
@@ -321,8 +329,8 @@ print(torch.cuda.is_initialized(), torch.xpu.is_initialized())
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120, env={"PYTHONPATH": str(EXAMPLES)}
     )
     assert done.stdout.splitlines() == [
-        str(DeviceFacts("fakegpu", 0)),
-        str(DeviceFacts("fakegpu", 0, "Fake GPU", memory=1 << 30)),
+        str(DeviceFacts("fakegpu", 0, final=True)),
+        str(DeviceFacts("fakegpu", 0, "Fake GPU", memory=1 << 30, final=True)),
         "False False",
     ], done.stderr
 

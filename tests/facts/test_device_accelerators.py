@@ -34,7 +34,7 @@ def seen(tree: Tree, environment: dict[str, str], managed: list[NvmlGpu] | None 
 
 
 def test_gpus_are_named_by_their_kernel_driver(machine: Machine) -> None:
-    assert machine_devices(machine("nvidia_mixed"), IN_ORDER) == [
+    assert machine_devices(machine("nvidia-mixed"), IN_ORDER) == [
         Accelerator("0000:01:00.0", "nvidia", "cuda", "NVIDIA RTX A4000", None, 0, "nvidia", 0, visible=True, uuid=A4000),
         Accelerator("0000:81:00.0", "nvidia", "cuda", "NVIDIA H100 PCIe", None, 1, "nvidia", 1, visible=True, uuid=H100),
     ]
@@ -55,11 +55,11 @@ def test_gpus_are_named_by_their_kernel_driver(machine: Machine) -> None:
 def test_a_variable_hides_or_renumbers(
     environment: dict[str, str], first: tuple[int | None, bool | None], second: tuple[int | None, bool | None], machine: Machine
 ) -> None:
-    assert seen(machine("nvidia_mixed"), environment) == [("0000:01:00.0", *first), ("0000:81:00.0", *second)]
+    assert seen(machine("nvidia-mixed"), environment) == [("0000:01:00.0", *first), ("0000:81:00.0", *second)]
 
 
 def test_a_container_may_not_use_what_it_was_not_given(machine: Machine) -> None:
-    assert seen(machine("nvidia_container"), {}) == [
+    assert seen(machine("nvidia-container"), {}) == [
         ("0000:41:00.0", None, False),
         ("0000:61:00.0", None, False),
         ("0000:a1:00.0", None, False),
@@ -73,7 +73,7 @@ def test_the_management_library_adds_memory_and_finds_mig_instances(machine: Mac
         NvmlGpu("0000:02:00.0", "Other name", memory=40 << 30),
         NvmlGpu("0000:03:00.0", memory=40 << 30, c2c=2, instances=(instance,)),
     ]
-    tree = machine("nvidia_mig")
+    tree = machine("nvidia-mig")
     found = machine_devices(tree, {"CUDA_VISIBLE_DEVICES": instance}, managed)
     assert [(one.name, one.memory, one.c2c, one.index, one.visible) for one in found] == [
         ("NVIDIA A100-PCIE-40GB", 40 << 30, None, None, None),
@@ -106,28 +106,60 @@ def test_where_no_pci_device_is_shown_the_drivers_list_stands(tmp_path: Path) ->
 
 def test_amd_cards_are_named_by_sysfs_and_numbered_by_kfd(machine: Machine) -> None:
     memory = 206_141_652_992
-    assert machine_devices(machine("instinct_partitions"), {}) == [
+    assert machine_devices(machine("partitioned-and-whole"), {}) == [
         Accelerator(
             "0000:05:00.0", "amd", "hip", "AMD Instinct MI300X OAM", memory, 0, "amdgpu", 0, visible=True, uuid="GPU-123456789abcdef0"
         ),
         Accelerator("0000:09:00.0", "amd", "hip", numa_node=0, visible=False),
         Accelerator("0000:85:00.0", "amd", "hip", None, memory, 1, "amdgpu", 4, visible=True, uuid="GPU-00000000000000ff"),
     ]
-    assert seen(machine("instinct_partitions"), {"ROCR_VISIBLE_DEVICES": "4"}) == [
+    assert seen(machine("partitioned-and-whole"), {"ROCR_VISIBLE_DEVICES": "4"}) == [
         ("0000:05:00.0", None, False),
         ("0000:09:00.0", None, False),
         ("0000:85:00.0", 0, True),
     ]
-    assert seen(machine("instinct_partitions"), {"GPU_DEVICE_ORDINAL": "0"})[0] == ("0000:05:00.0", None, None)
+    assert seen(machine("partitioned-and-whole"), {"GPU_DEVICE_ORDINAL": "0"})[0] == ("0000:05:00.0", None, None)
+
+
+EIGHT = [f"0000:{bus}:00.0" for bus in ("05", "26", "46", "65", "85", "a6", "c6", "e5")]
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "expected"),
+    [
+        ("desktop", {}, [(0, True), (0, True)]),  # cuda:0 and, in the processor, xpu:0
+        ("instinct", {}, [(place, True) for place in range(8)]),
+        ("instinct", {"ROCR_VISIBLE_DEVICES": "7,0", "HIP_VISIBLE_DEVICES": "1"}, [(0, True)] + [(None, False)] * 7),
+        ("instinct", {"HIP_VISIBLE_DEVICES": "3,2"}, [(None, False)] * 2 + [(1, True), (0, True)] + [(None, False)] * 4),
+        ("instinct-partitions", {}, [(0, True)]),
+        ("instinct-partitions", {"HIP_VISIBLE_DEVICES": "6,2"}, [(0, True)]),
+        ("more-gpus-than-visible", {}, [(None, False), (None, True), (None, False), (None, True)]),
+        ("more-gpus-than-visible", {**IN_ORDER}, [(None, False), (0, True), (None, False), (1, True)]),
+        ("more-gpus-than-visible", {**IN_ORDER, "CUDA_VISIBLE_DEVICES": "1"}, [(None, False), (None, False), (None, False), (0, True)]),
+        ("more-gpus-than-visible", {"CUDA_VISIBLE_DEVICES": "GPU-b2c8,GPU-6f1d"}, [(None, False), (1, True), (None, False), (0, True)]),
+    ],
+)
+def test_indices_and_what_is_hidden_on_other_machines(
+    name: str, environment: dict[str, str], expected: list[tuple[int | None, bool | None]], machine: Machine
+) -> None:
+    assert [(index, visible) for _, index, visible in seen(machine(name), environment)] == expected
+
+
+def test_eight_cards_are_joined_each_with_each(machine: Machine) -> None:
+    tree = machine("instinct")
+    assert [found.address for found in machine_devices(tree, {})] == EIGHT
+    joined = kfd.xgmi(tree, kfd.gpus(tree))
+    assert sorted(joined) == [(one, other) for place, one in enumerate(EIGHT) for other in EIGHT[place + 1 :]]
+    assert set(joined.values()) == {64_000_000_000}
 
 
 def test_xgmi_joins_cards(machine: Machine) -> None:
-    tree = machine("instinct_partitions")
+    tree = machine("partitioned-and-whole")
     assert kfd.xgmi(tree, kfd.gpus(tree)) == {("0000:05:00.0", "0000:85:00.0"): 64_000_000_000}
 
 
 def test_a_partition_is_at_its_cards_address_and_a_virtual_function_at_its_own(machine: Machine, tmp_path: Path) -> None:
-    partition = kfd.gpus(machine("instinct_partitions"))[3]
+    partition = kfd.gpus(machine("partitioned-and-whole"))[3]
     assert partition == Node(5, "0000:05:00.0", 1_311_768_467_463_790_323)
     text = """
     sys/bus/pci/devices/10002:05:02.3 -> ../../../devices/pci10002:00/10002:05:02.3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from loadspan.facts import accelerators, drivers, kfd, nvidia, pci, visible
@@ -48,6 +48,8 @@ class DeviceFacts:
     """For matching only: it identifies the user's hardware and goes into no span."""
     source: str | None = None
     """What told the address: `torch`, `driver`, `uuid`, `order` (variables and the order of the bus), `only` (one GPU of its vendor)."""
+    final: bool = field(default=False, compare=False)
+    """Whether asking again tells no more: before torch has initialized the device, less is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ def of_torch(kind: str, index: int | None, tree: Tree = HERE, environment: Mappi
     Callable from any thread. It costs some milliseconds on a machine with many GPUs: ask once for each device.
     """
     if kind in _PLAIN:
-        return DeviceFacts(kind, index)
+        return DeviceFacts(kind, index, final=True)
     environment = os.environ if environment is None else environment
     module = _module("cuda" if kind == "hip" else kind)
     live = _initialized(module)
@@ -241,4 +243,5 @@ def of_torch(kind: str, index: int | None, tree: Tree = HERE, environment: Mappi
         told.memory or memory,
         _dashed(told.uuid) if told.uuid is not None else uuid,
         source,
+        final=live and index is not None,
     )
