@@ -188,6 +188,16 @@ print(json.dumps(look()))
     assert child(script, cold) is None
 
 
+def test_a_python_without_ctypes_says_nothing(cold: Path) -> None:
+    script = """
+import subprocess
+without = "import sys; sys.modules['ctypes'] = None; from loadspan.facts import memory, pagecache, storage\\nmemory.read()\\n"
+without += f"print(pagecache.residency({path!r}, storage.StorageFacts('ext4', '/')))"
+print(json.dumps(subprocess.run([sys.executable, "-W", "error", "-c", without], capture_output=True, text=True).stdout))
+"""
+    assert child(script, cold) == "None\n"
+
+
 def test_a_sparse_file_of_a_tebibyte_is_looked_at_like_any_other(cold: Path) -> None:
     os.truncate(cold, 1 << 40)
     facts = pagecache.residency(str(cold))

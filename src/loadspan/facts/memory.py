@@ -52,7 +52,7 @@ class Memory:
     killed: int | None = None
     """Processes of that group killed for want of memory."""
     refaulted: int | None = None
-    """Bytes of file pages that had been evicted and were read again."""
+    """Bytes of file pages that had been evicted and were read again, at least: under pressure the kernel forgets that they were there."""
     refaulted_scope: Scope | None = None
     memory_pressure: float | None = None
     """Seconds in which at least one task waited for memory."""

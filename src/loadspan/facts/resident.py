@@ -6,14 +6,13 @@ Neither touches the file's pages. Where a call does not exist or is refused, OSE
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
 import sys
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,14 +21,17 @@ PAGE = mmap.PAGESIZE
 CACHESTAT = 451  # on each of these machines
 _MACHINES = ("x86_64", "aarch64", "ppc64le", "s390x", "riscv64", "loongarch64")
 _NO_ACCESS = 0  # a program that locks all its memory would have a readable mapping read in at once
-_NO_MAPPING = ctypes.c_void_p(-1).value
+_NO_MAPPING = (1 << 64) - 1
 _FRESH = 16  # pages of the file that nobody has touched
 _RESIDENT = bytes(byte & 1 for byte in range(256))  # the other bits of mincore's bytes mean nothing
 
-_SYSCALL = (ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long)
-_MMAP = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_MUNMAP = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_MINCORE = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+# The result and the arguments of each function, as the names that ctypes has for them: a Python may be built without it.
+_TYPES = {
+    "syscall": ("c_long", "c_long", "c_long", "c_void_p", "c_void_p", "c_long"),
+    "mmap": ("c_void_p", "c_void_p", "c_size_t", "c_int", "c_int", "c_int", "c_long"),
+    "munmap": ("c_int", "c_void_p", "c_size_t"),
+    "mincore": ("c_int", "c_void_p", "c_size_t", "c_void_p"),
+}
 
 
 class Window(NamedTuple):
@@ -43,22 +45,27 @@ class Window(NamedTuple):
     """Those of them that would still be there if there were a little more memory."""
 
 
-@lru_cache(maxsize=8)  # functions, each with and without the lock
-def _function(name: str, types: tuple[Any, ...], *, held: bool) -> Callable[..., int | None] | None:
+@lru_cache(maxsize=8)
+def _function(name: str, *, held: bool = True) -> Callable[..., int | None]:
     # Of a library object of our own: argument types of a shared one would hold for everybody who calls the function. The interpreter's
-    # lock is given back only around calls that may wait: each time, another busy thread may keep it for 5 ms.
-    with suppress(OSError, AttributeError, TypeError):
+    # lock is given back (not *held*) only around calls that may wait: each time, another busy thread may keep it for 5 ms.
+    with suppress(ImportError, OSError, AttributeError, TypeError):
+        import ctypes  # noqa: PLC0415 - as above
+
         function = getattr((ctypes.PyDLL if held else ctypes.CDLL)(None, use_errno=True), name)
-        function.restype, function.argtypes = types[0], types[1:]
-        return cast("Callable[..., int | None]", function)
-    return None
+        function.restype, *function.argtypes = (getattr(ctypes, type_) for type_ in _TYPES[name])
+        if sys.platform.startswith("linux") and sys.maxsize > 1 << 32:
+            return cast("Callable[..., int | None]", function)
+    raise OSError(errno.ENOSYS, name)
 
 
 def cachestat(descriptor: int, size: int, spans: Sequence[tuple[int, int]]) -> list[Window]:
     """Count the windows *spans* (offset, length) of a file of *size* bytes with a call of Linux 6.5."""
-    call = _function("syscall", _SYSCALL, held=True)
-    if call is None or not sys.platform.startswith("linux") or os.uname().machine not in _MACHINES:
+    call = _function("syscall")
+    if os.uname().machine not in _MACHINES:
         raise OSError(errno.ENOSYS, "cachestat")
+    import ctypes  # noqa: PLC0415 - it is there, as the function is
+
     span, counts = (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 5)()
     at, into = ctypes.addressof(span), ctypes.addressof(counts)
     found = []
@@ -75,10 +82,9 @@ def cachestat(descriptor: int, size: int, spans: Sequence[tuple[int, int]]) -> l
 
 def mincore(descriptor: int, size: int, spans: Sequence[tuple[int, int]]) -> list[Window]:
     """Count them with a call of every Linux, on a mapping that is never touched."""
-    mapped, unmapped = _function("mmap", _MMAP, held=False), _function("munmap", _MUNMAP, held=False)
-    call = _function("mincore", _MINCORE, held=True)
-    if mapped is None or unmapped is None or call is None:
-        raise OSError(errno.ENOSYS, "mincore")
+    mapped, unmapped, call = _function("mmap", held=False), _function("munmap", held=False), _function("mincore")
+    import ctypes  # noqa: PLC0415 - as above
+
     address = mapped(None, size, _NO_ACCESS, mmap.MAP_SHARED, descriptor, 0)
     if address is None or address == _NO_MAPPING:
         raise OSError(ctypes.get_errno(), "mmap")
