@@ -107,7 +107,8 @@ def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
     yield [("devices", BOLD)]
     label = max(len(device.label) for device in devices)
     for device in devices:
-        for index, line in enumerate(wrap([(clean(fact), "") for fact in _identity(device) if fact], width - label - 4)):
+        identity: list[Piece] = [(clean(fact), "") for fact in _identity(device) if fact]
+        for index, line in enumerate(wrap(identity, width - label - 4) or [[]]):
             yield [("  ", ""), (left(device.label if index == 0 else "", label), BOLD), ("  ", ""), *line]
     if sum(device.type == "cuda" and device.index is None and device.visible is not False for device in devices) > 1:
         yield [("  ", ""), ("as cuda:N torch may number them in another order, unless CUDA_DEVICE_ORDER=PCI_BUS_ID", DIM)]
@@ -115,7 +116,7 @@ def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
     for table in tables:
         yield []
         for number, row in enumerate(table):
-            yield [("  ", ""), (row[0], BOLD), ("  ", ""), ("  ".join(row[1:]), DIM if number == 0 else "")]
+            yield [("  ", ""), (row[0], BOLD), ("  ", ""), ("  ".join(row[1:]).rstrip(), DIM if number == 0 else "")]
     if tables:
         for line in wrap([(text, DIM) for text in _legend(devices)], width - 2):
             yield [("  ", ""), *line]
@@ -141,7 +142,7 @@ def _legend(devices: Sequence[Device]) -> list[str]:
         if any(other.label not in device.relations for device in devices for other in devices if other is not device):
             found.append("blank: not known")
     if any(_lanes(device.narrowest, now=True) for device in devices):
-        found.append("idle link: as it was read now, which says nothing about its speed under load")
+        found.append("idle link: as it is now; under load it may be faster")
     if any(_lanes(device.narrowest, now=False) for device in devices):
         found.append("possible: what both ends of the narrowest link support")
     return found
