@@ -127,7 +127,7 @@ EIGHT = [f"0000:{bus}:00.0" for bus in ("05", "26", "46", "65", "85", "a6", "c6"
 @pytest.mark.parametrize(
     ("name", "environment", "expected"),
     [
-        ("desktop", {}, [(0, True), (0, True)]),  # cuda:0 and, in the processor, xpu:0
+        ("desktop", {}, [(None, None), (0, True)]),  # the first is in the processor
         ("instinct", {}, [(place, True) for place in range(8)]),
         ("instinct", {"ROCR_VISIBLE_DEVICES": "7,0", "HIP_VISIBLE_DEVICES": "1"}, [(0, True)] + [(None, False)] * 7),
         ("instinct", {"HIP_VISIBLE_DEVICES": "3,2"}, [(None, False)] * 2 + [(1, True), (0, True)] + [(None, False)] * 4),
@@ -174,34 +174,39 @@ def test_a_partition_is_at_its_cards_address_and_a_virtual_function_at_its_own(m
     assert kfd.gpus(machines.unpack_text(text, tmp_path)) == [Node(1, "10002:05:02.3", None), Node(9, None, None), Node(10, None, None)]
 
 
-LAPTOP = """
+PROCESSOR = """
 sys/bus/pci/devices/0000:00:02.0 -> ../../../devices/pci0000:00/0000:00:02.0
 sys/bus/pci/devices/0000:00:0b.0 -> ../../../devices/pci0000:00/0000:00:0b.0
-sys/bus/pci/devices/0000:01:00.0 -> ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0
 sys/devices/pci0000:00/0000:00:02.0/class = 0x030000
 sys/devices/pci0000:00/0000:00:02.0/vendor = 0x8086
 sys/devices/pci0000:00/0000:00:0b.0/class = 0x120000
 sys/devices/pci0000:00/0000:00:0b.0/vendor = 0x8086
+"""
+CARD = """
+sys/bus/pci/devices/0000:01:00.0 -> ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0
 sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/class = 0x120000
 sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/vendor = 0x1da3
 """
+INTEL_CARD = CARD.replace("0x120000", "0x038000").replace("0x1da3", "0x8086")
 
 
-def test_an_accelerator_that_torch_does_not_know_is_its_vendor(tmp_path: Path) -> None:
-    tree = machines.unpack_text(LAPTOP, tmp_path)
+def test_graphics_of_the_processor_may_be_none_for_torch(tmp_path: Path) -> None:
+    tree = machines.unpack_text(PROCESSOR + CARD, tmp_path)
     assert machine_devices(tree, {}) == [
-        Accelerator("0000:00:02.0", "intel", "xpu", index=0, visible=True),
-        Accelerator("0000:00:0b.0", "intel"),
+        Accelerator("0000:00:02.0", "intel", "xpu"),
+        Accelerator("0000:00:0b.0", "intel"),  # no GPU
         Accelerator("0000:01:00.0", "0x1da3"),
     ]
-    assert seen(tree, {"ZE_AFFINITY_MASK": "0"})[0] == ("0000:00:02.0", None, None)
     assert of_torch("xpu", 0, tree, {}).pci_address == "0000:00:02.0"
 
 
-def test_of_two_intel_gpus_neither_has_a_certain_index(tmp_path: Path) -> None:
-    tree = machines.unpack_text(LAPTOP.replace("0b.0/class = 0x120000", "0b.0/class = 0x038000"), tmp_path)
-    assert seen(tree, {}) == [("0000:00:02.0", None, True), ("0000:00:0b.0", None, True), ("0000:01:00.0", None, None)]
-    assert of_torch("xpu", 0, tree, {}).pci_address is None
+def test_an_index_is_certain_for_one_intel_card(tmp_path: Path) -> None:
+    tree = machines.unpack_text(INTEL_CARD, tmp_path / "one")
+    assert seen(tree, {}) == [("0000:01:00.0", 0, True)]
+    assert seen(tree, {"ZE_AFFINITY_MASK": "0"}) == [("0000:01:00.0", None, None)]
+    several = machines.unpack_text(PROCESSOR + INTEL_CARD, tmp_path / "several")
+    assert seen(several, {}) == [("0000:00:02.0", None, None), ("0000:00:0b.0", None, None), ("0000:01:00.0", None, True)]
+    assert of_torch("xpu", 0, several, {}).pci_address is None
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,10 @@ def _other(device: PciDevice, intel: Visible) -> Accelerator:
     if device.vendor is None:
         return Accelerator(device.address, numa_node=device.numa_node, driver=device.driver)
     vendor = _VENDORS.get(device.vendor, f"{device.vendor:#06x}")
-    kind, index, shown = (_TYPES[INTEL], 0 if intel.order else None, intel.shows(0)) if is_xpu(device) else (None, None, None)
+    kind = _TYPES[INTEL] if is_xpu(device) else None
+    # Graphics in the processor are on bus 0; torch leaves out most of them.
+    card = kind is not None and nvidia.order(device.address)[1] != 0
+    index, shown = (intel.position(0), intel.shows(0)) if card else (None, None)
     return Accelerator(device.address, vendor, kind, numa_node=device.numa_node, driver=device.driver, index=index, visible=shown)
 
 
