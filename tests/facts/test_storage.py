@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loadspan.facts import storage
+from loadspan.facts import mounts, storage
+from loadspan.facts.capture import Recorder
 from loadspan.facts.storage import StorageFacts
-from machines import unpack
+from loadspan.facts.tree import Tree
+from machines import names, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +25,7 @@ def on(tmp_path: Path) -> On:
 
     def find(machine: str, path: str) -> StorageFacts:
         folder = tmp_path / machine
-        facts = storage.of_file(path, unpack(machine, folder) if not folder.exists() else type(storage.HERE)(str(folder)))
+        facts = storage.of_file(path, unpack(machine, folder) if not folder.exists() else Tree(str(folder)))
         assert facts is not None
         return facts
 
@@ -228,7 +230,40 @@ def test_a_machine_that_shows_nothing_but_its_mounts_still_names_filesystem_and_
 
 
 def test_a_machine_that_shows_no_mounts_has_no_storage(tmp_path: Path) -> None:
-    assert storage.of_file("/x", type(storage.HERE)(str(tmp_path))) is None
+    assert storage.of_file("/x", Tree(str(tmp_path))) is None
+
+
+def written(seen: Recorder, folder: Path) -> Tree:
+    """What was *seen* of a machine, as a machine in *folder*."""
+    for name in seen.folders:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name, content in seen.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for name, target in seen.links.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(target)
+    return Tree(str(folder))
+
+
+@pytest.mark.parametrize("machine", [name for name in names() if name.startswith("storage-")])
+def test_what_was_read_of_a_machine_is_enough_to_answer_again(machine: str, tmp_path: Path) -> None:
+    tree = unpack(machine, tmp_path / "whole")
+    seen = Recorder(tree.root)
+    points = [mount.point for mount in map(mounts.parse, tree.bytes(mounts.MOUNTINFO).split(b"\n")) if mount is not None]
+    facts = {point: storage.of_file(f"{point}/x", seen) for point in points}
+    assert None not in facts.values()
+    again = written(seen, tmp_path / "again")
+    assert {point: storage.of_file(f"{point}/x", again) for point in points} == facts
+
+
+def test_what_was_read_of_this_machine_is_enough_to_answer_elsewhere(tmp_path: Path) -> None:
+    seen = Recorder()
+    facts = storage.of_file(str(tmp_path), seen)
+    assert facts == storage.of_file(str(tmp_path))
+    again = storage.of_file(str(tmp_path), written(seen, tmp_path / "again"))
+    assert facts is not None
+    assert facts.filesystem == "overlay" or again == facts
 
 
 def test_reads_are_counted_on_block_filesystems_only() -> None:

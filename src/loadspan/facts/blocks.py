@@ -91,17 +91,15 @@ def _by_name(source: str, tree: Tree) -> str | None:
     """Folder of the device file *source*, as a mount names it."""
     if not source.startswith("/dev/"):
         return None
+    short = source.rpartition("/")[2]
+    if source.startswith("/dev/mapper/"):
+        # By what sysfs says, not by the link that /dev has here: a machine that is being recorded must hold the answer.
+        names = [name for name in tree.names("sys/class/block")[:_NODES] if name.startswith("dm-")]
+        name = next((name for name in names if disks.word(tree, f"sys/class/block/{name}/dm/name") == short), None)
+        return _device(tree, f"sys/class/block/{name}") if name is not None else None
     real = os.path.realpath(source) if tree.here else source
-    short = real.rpartition("/")[2]
-    for name in (real.removeprefix("/dev/").replace("/", "!"), short):
-        found = _device(tree, f"sys/class/block/{name}")
-        if found is not None:
-            return found
-    if real.startswith("/dev/mapper/"):
-        for name in tree.names("sys/class/block")[:_NODES]:
-            if name.startswith("dm-") and disks.word(tree, f"sys/class/block/{name}/dm/name") == short:
-                return _device(tree, f"sys/class/block/{name}")
-    return None
+    found = _device(tree, f"sys/class/block/{real.removeprefix('/dev/').replace('/', '!')}")
+    return found or _device(tree, f"sys/class/block/{real.rpartition('/')[2]}")
 
 
 class _Walk:

@@ -106,8 +106,10 @@ def parse(line: bytes) -> Mount | None:
 
 def by_id(text: bytes, number: int) -> Mount | None:
     """The mount with id *number*."""
-    found = re.search(rb"(?m)^%d .*$" % number, text)
-    return parse(found[0]) if found else None
+    # Not by a regular expression, which takes 100 times as long to find the beginning of a line.
+    start = b"%d " % number
+    at = 0 if text.startswith(start) else text.find(b"\n" + start) + 1
+    return parse(text[at : at + _LONGEST].partition(b"\n")[0]) if at or text.startswith(start) else None
 
 
 def find(text: bytes, path: str) -> Mount | None:
