@@ -71,6 +71,7 @@ def test_servers_are_replaced_by_the_same_name_each_time_and_users_left_out() ->
         "fuse.sshfs alice@nas.corp.example:/data rw,user_id=1000",
         "cifs //nas.corp.example/models rw,username=alice,addr=10.0.0.7",
         "ceph 10.0.0.7,10.0.0.9:/x rw,name=alice,secret=<hidden>",
+        "ceph alice@b5a9-secret.models=/ rw,mon_addr=10.0.0.7:6789/10.0.0.9:6789",
         "lustre 10.0.0.7@tcp:10.0.0.9@tcp:/fs rw",
         "nfs4 [fd00::7]:/export rw",
         "fuse.juicefs https://alice:secret@10.0.0.7/x rw",

@@ -42,6 +42,7 @@ _OPTION = re.compile(
 )
 _URL = re.compile(r"(?P<scheme>\w+://)(?:[^/@]*@)?(?P<hosts>[^/:]+)(?P<rest>.*)", re.DOTALL)
 _SERVED = re.compile(r"(?P<user>[^@/]*@)?(?P<hosts>[^/]+?)(?P<rest>:/.*)", re.DOTALL)
+_CEPH = re.compile(r"[^@/]*@[^./]*(?P<rest>\..*)", re.DOTALL)
 _SHARED = re.compile(r"//(?P<hosts>[^/]+)(?P<rest>.*)", re.DOTALL)
 _LUSTRE = re.compile(r"(?P<hosts>[^/]+)(?P<rest>:/.*)", re.DOTALL)
 _KERNEL = ("cgroup", "cgroup2")
@@ -123,6 +124,8 @@ class Scrub:
     def _source(self, kind: str, source: str) -> str:
         if match := _URL.fullmatch(source):
             return f"{match['scheme']}{self.server(match['hosts'])}{match['rest']}"
+        if kind == "ceph" and (match := _CEPH.fullmatch(source)):
+            return f"user@cluster{match['rest']}"
         match = (_LUSTRE if kind == "lustre" else _SERVED).fullmatch(source)
         if match:
             user = "user@" if match.groupdict().get("user") else ""
@@ -137,10 +140,17 @@ class Scrub:
             return ":".join(f"{self.server(host)}{at}{network}" for host, at, network in parts)
         return ",".join(self.server(host.strip("[]")) for host in hosts.split(","))
 
-    @staticmethod
-    def _options(options: str) -> str:
+    def _options(self, options: str) -> str:
         """Options are of many kinds, user names among them: those that say how bytes are moved stay."""
-        return ",".join(option for option in options.split(",") if _OPTION.fullmatch(option.partition("=")[0])) or "rw"
+        kept = []
+        for option in options.split(","):
+            name, _, value = option.partition("=")
+            if name == "mon_addr":
+                # The servers of Ceph, which its source does not name; a port may follow each.
+                kept.append("mon_addr=" + "/".join(self.server(host) for host in value.split("/")))
+            elif _OPTION.fullmatch(name):
+                kept.append(option)
+        return ",".join(kept) or "rw"
 
 
 _LONGEST = (1 << 64) - 1
