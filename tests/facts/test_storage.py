@@ -106,6 +106,12 @@ def test_a_disk_that_a_server_lends_is_on_the_network(on: On) -> None:
     assert (on("storage-sata", "/lun/x").kind, on("storage-sata", "/lun/x").disks[0].model) == ("network", "LIO-ORG disk1")
 
 
+def test_a_disk_behind_a_bridge_or_a_controller_is_no_hard_disk_because_it_says_that_it_rotates(on: On) -> None:
+    stick, raid = on("storage-sata", "/stick/x"), on("storage-sata", "/raid/x")
+    assert (stick.kind, stick.disks[0].rotational, stick.disks[0].model) == (None, True, "SanDisk Ultra")
+    assert (raid.kind, raid.disks[0].rotational, raid.disks[0].model) == (None, True, "DELL PERC H730P Mini")
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "stack"),
     [

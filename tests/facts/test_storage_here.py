@@ -258,3 +258,20 @@ def test_a_filesystem_of_a_program_says_which_program(folder: Path, user: int) -
     (facts,) = mounted.facts(commands, f"{folder}/m/x", user=user)
     assert (facts["filesystem"], facts["subtype"], facts["kind"]) == ("fuse.squashfuse", "squashfuse", "fuse")
     assert (facts["disks"], facts["server"], facts["read_ahead"]) == ([], None, 128 << 10)
+
+
+@pytest.fixture
+def zram() -> Iterator[str]:
+    """A disk of compressed memory, as `zram7`."""
+    control = Path("/sys/class/zram-control")
+    if not os.access(control / "hot_add", os.R_OK) or os.geteuid():
+        pytest.skip("no zram, or not root")
+    number = (control / "hot_add").read_text().strip()
+    yield f"zram{number}"
+    (control / "hot_remove").write_text(number)
+
+
+def test_a_disk_of_memory_is_memory(folder: Path, zram: str) -> None:
+    commands = f"echo 64M > /sys/block/{zram}/disksize; mkfs.ext4 -q /dev/{zram}; mount /dev/{zram} {folder}/m"
+    (facts,) = mounted.facts(commands, f"{folder}/m")
+    assert (facts["kind"], facts["stack"], facts["device"]) == ("memory", [zram], f"/dev/{zram}")

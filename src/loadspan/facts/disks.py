@@ -22,6 +22,9 @@ _BY_NAME = (
 # A SCSI disk of a hypervisor says so, and its `rotational` means nothing.
 _EMULATED = re.compile(r"QEMU|VMware|Msft|Google|VBOX|Microsoft|Virtual Disk|Xen\b", re.IGNORECASE)
 _REMOTE_SCSI = re.compile(r"session\d+|rport-\d+.*")  # iSCSI and Fibre Channel: the disks are the server's
+# Behind a USB bridge or a RAID controller, where "rotational" is what a disk says that does not know.
+_USB = re.compile(r"usb\d+")
+_RAID = re.compile(r"RAID|PERC|LOGICAL VOLUME|MR9\d", re.IGNORECASE)
 _REMOTE_NVME = ("tcp", "rdma", "fc", "loop")
 
 
@@ -91,10 +94,13 @@ def _kind(folder: str, name: str, model: str, *, rotational: bool | None) -> str
             return kind
     if _EMULATED.search(model):
         return "virtual"
-    if any(_REMOTE_SCSI.fullmatch(part) for part in folder.split("/")):
+    parts = folder.split("/")
+    if any(_REMOTE_SCSI.fullmatch(part) for part in parts):
         return "network"
     if rotational is None or folder.startswith("sys/devices/virtual/"):
         return None  # a driver of no hardware that is none of those above: nothing is known of what it reads from
+    if rotational and (_RAID.search(model) or any(_USB.fullmatch(part) for part in parts)):
+        return None
     return "hdd" if rotational else "ssd"
 
 

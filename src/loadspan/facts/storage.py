@@ -166,8 +166,10 @@ def of_file(path: str, tree: Tree = HERE) -> StorageFacts | None:
         return None
     mount, facts = found
     if facts.filesystem == "overlay":
-        seen = _seen(path)
-        facts = remembered((key, seen), lambda: _through(mount, facts, path, tree)) if seen is not None else facts
+        layers = remembered((key, "layers"), lambda: _layers(mount))
+        seen = _seen(path) if layers else None
+        if seen is not None:
+            facts = remembered((key, seen), lambda: _through(mount, layers, facts, path, tree))
     if status is not None and status.encrypted and not facts.encrypted:
         facts = remembered((key, facts), lambda: replace(facts, encrypted=True))
     return facts
@@ -193,16 +195,23 @@ def _seen(path: str, *, follow: bool = True) -> tuple[int, int, int] | None:
     return (status.st_ino, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _through(mount: Mount, facts: StorageFacts, path: str, tree: Tree) -> StorageFacts:
+def _layers(mount: Mount) -> list[str]:
+    """Folders of an overlay that can be reached from here: in a container, none."""
+    if mount.option("metacopy") == "on":
+        return []  # a file may have its name in one layer and its content in another
+    return [layer for layer in mount.layers[:_LAYERS] if layer.startswith("/") and os.path.isdir(layer)]  # noqa: PTH112 - as above
+
+
+def _through(mount: Mount, layers: list[str], facts: StorageFacts, path: str, tree: Tree) -> StorageFacts:
     """Facts of a file of an overlay, with the devices of the layer that it is in, where that layer can be reached from here."""
     real = os.path.realpath(path)
     seen = _seen(real)
-    if seen is None or mount.option("metacopy") == "on" or not real.startswith(mount.point):
+    if seen is None or not real.startswith(mount.point):
         return facts
     inside = mount.root.rstrip("/") + "/" + real[len(mount.point) :].lstrip("/")
-    for layer in mount.layers[:_LAYERS]:
+    for layer in layers:
         file = layer + inside
-        if not layer.startswith("/") or not os.path.lexists(file):
+        if not os.path.lexists(file):
             continue
         # In a container the layers are paths of the host: a file of that name here is another one.
         found = _seen(file, follow=False)
