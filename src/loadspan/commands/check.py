@@ -154,22 +154,20 @@ def label_of(text: str, found: Checkup) -> str:
     Raises:
         UserError: it names none, or which one is not certain.
     """
+    for device in found.devices:
+        if text.lower() in (device.label.lower(), device.pci_address, (device.pci_address or "").removeprefix("0000:")):
+            return device.label
     match = _TORCH_NAME.fullmatch(text)
-    if match and match[1] != "cpu":
+    if match and match[1] not in ("cpu", "gpu"):
         kind, index = match[1], int(match[2] or 0)
-        types = ("cuda", "hip") if kind == "cuda" else (kind,)
-        alike = [device for device in found.devices if device.type in types]
+        alike = [device for device in found.devices if device.type == kind or (kind, device.type) == ("cuda", "hip")]
         for device in alike:
             if device.index == index:
                 return device.label
         if any(device.index is None and device.visible is not False for device in alike):
             return _by_torch(text, kind, index, found)
-    else:
-        for device in found.devices:
-            if text.lower() in (device.label.lower(), device.pci_address, (device.pci_address or "").removeprefix("0000:")):
-                return device.label
-        if not re.fullmatch(r"GPU\d+|[0-9a-f:.]{7,}", text, re.IGNORECASE):
-            raise UserError(f"{text}: no device. Give one as torch names it (cuda:0), its label (GPU0) or its PCI address.")
+    elif not re.fullmatch(r"gpu\d+|[0-9a-f:.]{7,}", text, re.IGNORECASE):
+        raise UserError(f"{text}: no device. Give one as torch names it (cuda:0), its label (GPU0) or its PCI address.")
     raise UserError(f"{text}: there is no such device. {_known(found)}")
 
 
