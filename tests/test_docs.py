@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import loadspan
 from loadspan import names
 from loadspan.commands import commands, main
+from loadspan.facts import checkup
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,10 +37,19 @@ def test_every_command_attribute_and_variable_that_a_page_names_exists(page: Pat
     assert written - known - public == set()
 
 
+def test_every_field_of_the_json_of_check_is_described() -> None:
+    page = (ROOT / "docs" / "check.md").read_text()
+    for part in checkup.SCHEMA:
+        assert part.__doc__
+        for field in dataclasses.fields(part):
+            assert field.metadata.get("meaning"), f"{part.__name__}.{field.name}"
+            assert f"| `{field.name}` |" in page
+
+
 def test_every_attribute_that_is_documented_is_set_somewhere() -> None:
     constants = {value: name for name, value in vars(names).items() if isinstance(value, str)}
     unused = {attribute.name for attribute in names.ATTRIBUTES if f"names.{constants[attribute.name]}" not in SOURCE}
-    assert unused - {names.PARTITION} == set()
+    assert unused - {names.PARTITION, names.CURVE_DISK} == set()  # prefixes
 
 
 def test_every_variable_is_read() -> None:

@@ -1,0 +1,53 @@
+"""`loadspan check --measure`: measures this machine for real, says what it does, keeps what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadspan.commands import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 96 << 20
+
+
+def test_storage_and_one_core_are_measured_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "model.safetensors").write_bytes(os.urandom(SIZE))
+    before = sorted(path.name for path in models.iterdir())
+    assert main(["check", str(models), "--measure", "--json"]) == 0
+    captured = capsys.readouterr()
+    measured = json.loads(captured.out)["measured"]
+    reads = [item for item in measured if item.get("about") == str(models)]
+    assert {item["probe"] for item in reads} >= {"read direct", "read buffered"}
+    assert all(("rate" in item) != ("skipped" in item) for item in measured)
+    assert all(0 < item["rate"] < 1e13 for item in measured if "rate" in item)
+    assert any(item["probe"].startswith("decrypt ") and "rate" in item and "about" not in item for item in measured)
+    assert f"loadspan check: reads {models}/model.safetensors" in captured.err
+    assert "\x1b" not in captured.err
+    assert sorted(path.name for path in models.iterdir()) == before
+    entries = json.loads((tmp_path / "cache/loadspan/ceilings.json").read_text())["entries"]
+    assert sum("mount" in entry for entry in entries) == sum("rate" in item for item in reads)
+    assert any("processor" in entry for entry in entries)
+
+
+def test_memory_is_measured_through_a_scratch_file_that_is_gone_afterwards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.access("/dev/shm", os.W_OK):  # noqa: S108 - memory, not a place for files
+        pytest.skip("no /dev/shm")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["check", "--measure", "--scratch", "/dev/shm", "--width", "100"]) == 0  # noqa: S108 - as above
+    captured = capsys.readouterr()
+    assert "writes " in captured.err
+    assert "  /dev/shm\n" in captured.out
+    assert [name for name in os.listdir("/dev/shm") if "loadspan" in name] == []  # noqa: S108, PTH208 - as above
