@@ -104,7 +104,7 @@ STORAGE_STACK: Final = _attribute(
     "string[]",
     "",
     "stage with a file",
-    "block devices from the mount's own down to the disks, where there is more than one: partition, device mapper, RAID, loop",
+    "disks and what was built on them, up to the mount's own device, where there is more than one: device mapper, RAID, loop",
 )
 STORAGE_MODEL: Final = _attribute("loadspan.storage.model", "string", "", "stage with a file", "model of the disk, where there is one")
 STORAGE_ENCRYPTED: Final = _attribute(
@@ -117,6 +117,9 @@ STORAGE_ENCRYPTED: Final = _attribute(
 STORAGE_READ_AHEAD: Final = _attribute("loadspan.storage.read_ahead", "int", "By", "stage with a file", "read-ahead of the device or mount")
 STORAGE_SOURCE: Final = _attribute(
     "loadspan.storage.source", "string", "", "stage with a file", "what is mounted, where it is no block device: server:/export, bucket"
+)
+STORAGE_SUBTYPE: Final = _attribute(
+    "loadspan.storage.subtype", "string", "", "stage with a file", "what is behind FUSE (sshfs), or drvfs for a drive of Windows under WSL"
 )
 STORAGE_ROOT: Final = _attribute(
     "loadspan.storage.root", "string", "", "stage with a file", "folder of the filesystem that is mounted: bind mount, subvolume, subPath"
@@ -137,7 +140,8 @@ CACHE_EVICTED: Final = _attribute(
     "double",
     "1",
     "load",
-    "share of its files that was in the page cache during the load and had left it when the load ended",
+    "share of its biggest files that the kernel took from the page cache again during the load, to make room; looked at in loads of a second "
+    "and more, and where the memory limit was reached",
 )
 CACHE_COLD: Final = _attribute(
     "loadspan.cache.cold",
@@ -300,7 +304,7 @@ CURVE_TIME: Final = _attribute(
     "double[]",
     "s",
     "load",
-    "moments of the throughput curve, at most 120, from the start of the load; the other `loadspan.curve` lists belong to them",
+    "moments of the throughput curve, at most 120, from the start of the load; the other lists of the curve belong to them",
 )
 CURVE_SIZE: Final = _attribute("loadspan.curve.size", "int[]", "By", "load", "bytes of weights that had entered the load by then")
 CURVE_READ: Final = _attribute("loadspan.curve.read", "int[]", "By", "load", "bytes that the process had got through read() by then")

@@ -105,9 +105,9 @@ def test_a_descriptor_that_the_program_gave_to_another_file_is_left_to_it(tmp_pa
         mine = counters._files.schedstat  # noqa: SLF001 - what it holds is the point
         assert mine is not None
         other = os.open(tmp_path, os.O_RDONLY)
-        os.dup2(other, mine._descriptor)  # noqa: SLF001 - as a daemon does that closes all and opens anew
+        os.dup2(other, mine.descriptor)  # as a daemon does that closes all and opens anew
         os.close(other)
-        taken.append(mine._descriptor)  # noqa: SLF001 - as above
+        taken.append(mine.descriptor)
 
     taken: list[int] = []
     thread = threading.Thread(target=work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from loadspan import names
@@ -29,7 +31,7 @@ def test_it_has_at_most_its_points_and_always_the_first_and_the_last(count: int)
 def test_points_are_spread_evenly_and_lie_on_the_line_they_were_taken_from() -> None:
     found = curve(10_000)
     times, sizes = found[names.CURVE_TIME], found[names.CURVE_SIZE]
-    gaps = [after - before for before, after in zip(times, times[1:-1], strict=False)]
+    gaps = [after - before for before, after in pairwise(times[:-1])]
     assert max(gaps) < 2.5 * min(gaps)
     assert all(size == pytest.approx(at * 10_000) for at, size in zip(times, sizes, strict=True))
 

@@ -12,15 +12,13 @@ import os
 import resource
 import threading
 import time
-import weakref
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from loadspan.facts import tree
+from loadspan.facts.kept import Kept
 
 _THREAD = getattr(resource, "RUSAGE_THREAD", None)
 _PREFIX = "/proc/"
-_PIECE = 1 << 12
 _BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
 
 
@@ -68,53 +66,19 @@ def parse_waiting(text: bytes) -> int | None:
     return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else None
 
 
-class _Kept:
-    """A kernel file that stays open. It belongs to one process: after a fork it would still tell of the parent."""
-
-    def __init__(self, path: str) -> None:
-        self.pid = os.getpid()
-        self._descriptor = -1
-        with suppress(OSError):
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, _close, self._descriptor, _identity(self._descriptor)).atexit = False
-
-    def read(self) -> bytes:
-        """Its text now, empty where it cannot be read."""
-        if self._descriptor < 0:
-            return b""
-        try:
-            text = os.pread(self._descriptor, _PIECE, 0)
-        except OSError:
-            return b""
-        tree.count_own(len(text))
-        return text
-
-
-def _close(descriptor: int, identity: tuple[int, int]) -> None:
-    # A program that closes every descriptor, to become a daemon, may have given this number to another file since.
-    with suppress(OSError):
-        if _identity(descriptor) == identity:
-            os.close(descriptor)
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
-
-
 class _Files(threading.local):
     """The files of one thread; they are closed when it ends."""
 
-    schedstat: _Kept | None = None
+    schedstat: Kept | None = None
 
 
 _files = _Files()
-_process: list[_Kept] = []
+_process: list[Kept] = []
 
 
 def _process_io() -> bytes:
     if not _process or _process[0].pid != os.getpid():
-        _process[:] = [_Kept(_PREFIX + "self/io")]
+        _process[:] = [Kept(_PREFIX + "self/io")]
     return _process[0].read()
 
 
@@ -122,7 +86,7 @@ def _waiting() -> int | None:
     """Nanoseconds in which the calling thread could run and waited for a CPU."""
     kept = _files.schedstat
     if kept is None or kept.pid != os.getpid():
-        kept = _files.schedstat = _Kept(_PREFIX + "thread-self/schedstat")
+        kept = _files.schedstat = Kept(_PREFIX + "thread-self/schedstat")
     return parse_waiting(kept.read())
 
 

@@ -71,6 +71,7 @@ def _of_storage(mount: StorageFacts) -> dict[str, Any]:
         names.STORAGE_ENCRYPTED: True if mount.encrypted else None,
         names.STORAGE_READ_AHEAD: mount.read_ahead,
         names.STORAGE_SOURCE: None if local else mount.source,
+        names.STORAGE_SUBTYPE: mount.subtype,
         names.STORAGE_ROOT: mount.root if mount.root != "/" else None,
         names.STORAGE_OPTIONS: tuple(f"{name}={value}" for name, value in mount.options) or None,
     }
@@ -104,7 +105,8 @@ def _io(facts: IoFacts | None) -> dict[str, Any]:
 def _cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, deferred: bool) -> None:
     """Add how much of a read came from the device, where the kernel counts that for this filesystem."""
     read = found.get(names.IO_STORAGE_READ)
-    if deferred or not size or read is None or found.get(names.READ_METHOD) == "memory":
+    # Bytes that were in memory already came from no device, those of a direct read all, whatever was in the page cache.
+    if deferred or not size or read is None or found.get(names.READ_METHOD) in ("memory", "direct"):
         return
     mounts = [storage.of_file(path) for path in paths]
     if mounts and all(mount is not None and mount.counted for mount in mounts):

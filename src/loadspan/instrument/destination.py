@@ -54,7 +54,7 @@ def _device(kind: str, index: int | None) -> _Device:
     if found is None:
         found = _Device(device.of_torch(kind, index, tree))
         # One that is not set up yet tells less than it will.
-        if index is not None and found.facts.name is not None and len(_known) < _DEVICES:
+        if index is not None and found.facts.final and len(_known) < _DEVICES:
             _known[key] = found
     return found
 

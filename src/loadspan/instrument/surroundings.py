@@ -163,16 +163,16 @@ class Surroundings:
         return {name: value for name, value in found.items() if value is not None}
 
     def _evicted(self) -> float | None:
-        """Share of the biggest files that came into the page cache, or was there, and had left it at the end."""
+        """Share of the biggest files that the kernel took from the page cache meanwhile, to make room; None where it does not say."""
         looked = [(path, facts) for path, (facts, _) in self._files.items() if facts is not None]
         total = left = 0.0
         for path, before in sorted(looked, key=lambda item: -item[1].size)[:_LOOKED_AGAIN]:
             after = pagecache.residency(path)
             eviction = pagecache.evicted(before, after) if after is not None else None
-            if eviction is None:
+            if eviction is None or eviction.reclaimed is None:
                 return None
             total += before.size
-            left += eviction.share * before.size
+            left += eviction.reclaimed * before.size
         return round(left / total, 4) if total else None
 
     def _of_disks(self) -> dict[str, Any]:
