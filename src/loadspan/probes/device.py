@@ -7,9 +7,11 @@ Through torch, on any type of device that it knows. Without torch or the device 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from loadspan.facts import numa
 from loadspan.facts.rates import MEMORY, Outcome, Rate, Skipped
 from loadspan.probes import Bounds, Plan, Progress, Step, first_line, installed
 from loadspan.units import seconds as seconds_text
@@ -62,9 +64,16 @@ def _measured(probe: str, device: str, block: int, bounds: Bounds, progress: Pro
         target.copy_(source, non_blocking=probe == PINNED)
 
     try:
-        return _timed(probe, copy, _waiting(backend, target_device), block, bounds, progress)
+        outcome = _timed(probe, copy, _waiting(backend, target_device), block, bounds, progress)
     except RuntimeError as error:
         return Skipped(probe, f"failed on {device}: {first_line(error)}")
+    return replace(outcome, note=_origin(source)) if isinstance(outcome, Rate) else outcome
+
+
+def _origin(source: Any) -> str | None:
+    """On which NUMA node the memory was: what another node would give is another rate."""
+    nodes = None if numa.single() else numa.node_of_pages(source.data_ptr(), source.nbytes)
+    return f"from memory of NUMA node {', '.join(map(str, sorted(nodes)))}" if nodes else None
 
 
 def _timed(probe: str, copy: Callable[[], None], wait: Callable[[], None], block: int, bounds: Bounds, progress: Progress) -> Outcome:

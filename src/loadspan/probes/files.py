@@ -35,8 +35,11 @@ def choose(path: str) -> list[str]:
     """The largest regular files at or below *path* that can be read and are on one filesystem, the largest first."""
     found = weights.find(path)
     files = sorted((file for file in found.files if file.readable and file.size), key=lambda file: -file.size) if found else []
-    devices = {file.path: os.stat(file.path).st_dev for file in files[:_FILES]}  # noqa: PTH116 - a path may be no text
-    return [path for path, device in devices.items() if device == next(iter(devices.values()))]
+    devices: dict[str, int] = {}
+    for file in files[:_FILES]:
+        with suppress(OSError):
+            devices[file.path] = os.stat(file.path).st_dev  # noqa: PTH116 - a path may be no text
+    return [name for name, device in devices.items() if device == next(iter(devices.values()))]
 
 
 @contextmanager
@@ -97,5 +100,6 @@ def scratch(folder: str, size: int, progress: Progress) -> Iterator[list[OpenFil
             done += os.write(descriptor, os.urandom(min(_PIECE, size - done)))
             progress(SCRATCH, done, size)
         os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         yield [OpenFile(size, descriptor, direct)]

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from loadspan.probes.parts import Part
 
 DIRECT, BUFFERED, MAPPED, FAULTS = "read direct", "read buffered", "read mapped", "fault mapped pages"
-PROBES = (DIRECT, FAULTS, BUFFERED, MAPPED)  # in the order in which they run: those that leave the page cache alone first
+_THROUGH_MAPPING = (FAULTS, MAPPED) if hasattr(os, "memfd_create") else ()
+PROBES = tuple(probe for probe in (DIRECT, FAULTS, BUFFERED, MAPPED) if probe not in (FAULTS, MAPPED) or probe in _THROUGH_MAPPING)
+"""In the order in which they run: those that leave the page cache alone first."""
 DEPTHS = (1, 4, 16)
 SMALLEST = 64 << 20
 """Bytes below which a measurement says nothing: the first requests of any storage are not like the others."""
@@ -87,8 +89,16 @@ def plan(
                 yield from (Skipped(step.probe, f"the scratch file cannot be written: {error.strerror}", step.depth) for step in steps)
                 return
             found = _Where(source, Parts(source, facts), facts, bounds)
+            answers = True
             for step in steps:
-                yield _measured(step, found, progress, memory=memory)
+                if not answers:
+                    yield Skipped(step.probe, "the storage did not answer the probe before", step.depth)
+                    continue
+                try:
+                    yield _measured(step, found, progress, memory=memory)
+                except NoAnswerError:
+                    answers = False
+                    yield Skipped(step.probe, f"the storage did not answer within {seconds_text(bounds.seconds)}", step.depth)
 
     return Plan(_lines(chosen, scratch, total, steps, bounds), steps, run)
 
@@ -152,8 +162,6 @@ def _measured(step: Step, where: _Where, progress: Progress, *, memory: bool) ->
                 return Skipped(step.probe, "no data to read: the files are holes, or gone", step.depth)
             reading = read(blocks, step.depth, where.bounds.seconds, told(step.probe, step.size, progress))
             size = blocks[0].length
-    except NoAnswerError:
-        return Skipped(step.probe, f"the storage did not answer within {seconds_text(where.bounds.seconds)}", step.depth)
     except OSError as error:
         return Skipped(step.probe, f"reading failed: {error.strerror}", step.depth)
     finally:
@@ -169,7 +177,7 @@ def _blocks(probe: str, parts: Sequence[Part], where: _Where) -> Iterator[list[B
     """The requests of a probe; files stay mapped meanwhile where it needs that."""
     with ExitStack() as stack:
         views: dict[int, memoryview] = {}
-        if probe in (MAPPED, FAULTS):
+        if probe in _THROUGH_MAPPING:
             for number in {part.file for part in parts}:
                 views[number] = stack.enter_context(_mapped(where.files[number], whole=probe == MAPPED))
         length = ALIGNMENT if probe == FAULTS else _BLOCK
