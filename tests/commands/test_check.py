@@ -146,7 +146,7 @@ def test_a_recorded_machine_is_drawn_as_topo_does_and_this_one_is_not_asked(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, out, _ = check(capsys, "--root", two_sockets, "--width", 120)
     assert code == 0
-    assert re.search(r"^  GPU4  SYS   SYS   SYS   SYS   X     PIX   NODE  NODE  32-63      1 ", out, re.MULTILINE)
+    assert re.search(r"^  GPU4  SYS   SYS   SYS   SYS   X     PIX   NODE  NODE  32-63  1 ", out, re.MULTILINE)
     assert os.uname().release not in out
     assert "this process may not use it" not in out
     assert "Nothing suspicious." in out

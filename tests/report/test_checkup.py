@@ -91,9 +91,9 @@ devices
   GPU0  cuda:0  NVIDIA A100  85.0 GB  0000:10:00.0  driver nvidia
   GPU1  cuda:1  NVIDIA A100  85.0 GB  0000:11:00.0  driver nvidia
 
-        GPU0  GPU1  CPUs near  NUMA  idle link  possible  at most    narrowest link
-  GPU0  X     SYS   0-31       0     Gen1 x16   Gen4 x16  31.5 GB/s  00:01.0 - 10:00.0
-  GPU1  SYS   X     32-63      1     Gen1 x16   Gen4 x16  31.5 GB/s  01:01.0 - 11:00.0
+        GPU0  GPU1  CPUs   NUMA  idle link  possible  at most    narrowest link
+  GPU0  X     SYS   0-31   0     Gen1 x16   Gen4 x16  31.5 GB/s  00:01.0 - 10:00.0
+  GPU1  SYS   X     32-63  1     Gen1 x16   Gen4 x16  31.5 GB/s  01:01.0 - 11:00.0
   X itself  SYS between NUMA nodes  idle link: as it is now; under load it may be faster
   possible: what both ends of the narrowest link support
 
@@ -121,9 +121,9 @@ devices
   GPU1  cuda:1  NVIDIA A100  85.0 GB  0000:11:00.0
         driver nvidia
 
-        GPU0  GPU1  CPUs near  NUMA  idle link  possible
-  GPU0  X     SYS   0-31       0     Gen1 x16   Gen4 x16
-  GPU1  SYS   X     32-63      1     Gen1 x16   Gen4 x16
+        GPU0  GPU1  CPUs   NUMA  idle link  possible
+  GPU0  X     SYS   0-31   0     Gen1 x16   Gen4 x16
+  GPU1  SYS   X     32-63  1     Gen1 x16   Gen4 x16
 
         at most    narrowest link
   GPU0  31.5 GB/s  00:01.0 - 10:00.0
@@ -161,7 +161,7 @@ def test_one_device_needs_no_matrix_and_an_unknown_link_no_columns() -> None:
     found = text(replace(EMPTY, devices=(replace(gpu(0, {}), narrowest=None),)))
     assert "X itself" not in found
     assert "idle link" not in found
-    assert "  GPU0  0-31       0" in found
+    assert "  GPU0  0-31  0" in found
 
 
 @pytest.mark.parametrize("devices", [4, 8, 16])

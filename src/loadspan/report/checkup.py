@@ -184,7 +184,7 @@ def _columns(devices: Sequence[Device]) -> list[list[str]]:
     """Each column: its head, then a cell for every device."""
     speeds = [device.narrowest.bandwidth if device.narrowest else None for device in devices]
     return [
-        ["CPUs near", *(clean(device.cpus or "") for device in devices)],
+        ["CPUs", *(clean(device.cpus or "") for device in devices)],
         ["NUMA", *("" if device.numa_node is None else str(device.numa_node) for device in devices)],
         ["idle link", *(_lanes(device.narrowest, now=True) for device in devices)],
         ["possible", *(_lanes(device.narrowest, now=False) for device in devices)],
