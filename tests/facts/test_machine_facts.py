@@ -145,3 +145,10 @@ def test_no_content_breaks_it(tmp_path_factory: pytest.TempPathFactory, contents
     found = facts.of(machines.unpack_text("", folder))
     assert found.cpu_limit is None or found.cpu_limit > 0
     assert found.kernel is None or found.kernel.isprintable()
+
+
+def test_a_virtual_machine_that_boots_from_an_image_of_docker_is_no_container(tmp_path: Path) -> None:
+    tree = machines.unpack_text(".dockerenv =\nproc/self/mountinfo = 20 1 254:0 / / rw - ext4 /dev/vda rw", tmp_path)
+    assert facts.of(tree).container is None
+    tree = machines.unpack_text("proc/self/mountinfo = 20 1 0:50 / / rw - overlay overlay rw,lowerdir=/a,upperdir=/b", tmp_path)
+    assert facts.of(tree).container == "docker"

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loadspan.facts import cgroups, numa
+from loadspan.facts import cgroups, mounts, numa
 from loadspan.facts.tree import HERE, whole
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _MEMORY = 1 << 60
 _CPUS = 1 << 14
 _LONGEST = 120  # characters of a name that is shown
 _GROUPS = "sys/fs/cgroup"
+_LAYERED = frozenset(("overlay", "fuse.fuse-overlayfs"))  # what the root of a container is made of
 _DEEPEST = 64  # groups above one another
 _MODELS = ("model name", "Model", "cpu", "Processor")  # x86; some arm boards; POWER; old arm
 _CHOICE = re.compile(r"\[(\w{1,20})\]")
@@ -139,6 +140,10 @@ def _cpu_limit(tree: Tree) -> float | None:
 
 
 def _container(tree: Tree) -> str | None:
+    # The file alone proves nothing: it stays in an image that a virtual machine boots from.
+    root = mounts.find(tree.bytes("proc/self/mountinfo"), "/")
+    if root is None or root.filesystem not in _LAYERED:
+        return None
     return "docker" if tree.exists(".dockerenv") else "podman" if tree.exists("run/.containerenv") else None
 
 
