@@ -87,7 +87,7 @@ def test_a_file_alone_and_a_link_to_it(capsys: pytest.CaptureFixture[str], model
     (tmp_path / "link").symlink_to(models / "model-1.safetensors")
     (place,) = facts(capsys, tmp_path / "link")["paths"]  # type: ignore[misc]
     assert (place["resolved"], place["folder"], place["size"]) == (str(models / "model-1.safetensors"), False, 1 << 20)
-    assert "leads to" in check(capsys, tmp_path / "link")[1]
+    assert "  path  " in check(capsys, tmp_path / "link")[1]
 
 
 @pytest.mark.parametrize(

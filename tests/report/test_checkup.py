@@ -98,7 +98,7 @@ devices
   possible: what both ends of the narrowest link support
 
 /models/llama
-  leads to    /mnt/a/llama
+  path        /mnt/a/llama
   files       20.0 GB  4 files: 3 safetensors, 1 other
   storage     xfs on /models  NVMe  /dev/dm-1  read-ahead 128 KiB
   disk        nvme0n1p2 > dm-crypt > dm-lvm  Samsung PM9A3  encrypted

@@ -49,6 +49,8 @@ class Group:
     sampled: bool | None = None
     cached_of: int | None = None
     """Bytes of the files that could be asked about."""
+    evicted: float | None = None
+    """Share of them that had been cached and that the kernel took to make room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ def _groups(found: Weights, tree: Tree) -> list[Group]:
 
 
 def _group(files: Sequence[File], facts: StorageFacts | None, end: float) -> Group:
-    asked = cached = 0.0
+    asked = cached = evicted = 0.0
+    told = True
     method, sampled = None, False
     # The largest first, for what cannot be asked about in time.
     for file in sorted(files, key=lambda file: -file.size):
@@ -157,9 +160,14 @@ def _group(files: Sequence[File], facts: StorageFacts | None, end: float) -> Gro
         if residency is not None:
             asked += file.size
             cached += residency.fraction * file.size
+            evicted += (residency.evicted or 0.0) * file.size
+            told = told and residency.evicted is not None
             method, sampled = residency.method, sampled or residency.sampled
     group = Group(files[0].path, len(files), sum(file.size for file in files))
-    return replace(group, cached=round(cached / asked, 4), method=method, sampled=sampled, cached_of=int(asked)) if asked else group
+    if not asked:
+        return group
+    gone = round(evicted / asked, 4) if told else None
+    return replace(group, cached=round(cached / asked, 4), method=method, sampled=sampled, cached_of=int(asked), evicted=gone)
 
 
 def as_json(answers: Answers) -> dict[str, Any]:
@@ -231,7 +239,7 @@ def _parse_group(item: Any) -> Group | None:
     cached, cached_of = _share(item.get("cached")), _whole(item.get("cached_of"))
     if cached is None or not cached_of or size is None or cached_of > size:
         return Group(file, files, size)
-    return Group(file, files, size, cached, _text(item.get("method")), item.get("sampled") is True, cached_of)
+    return Group(file, files, size, cached, _text(item.get("method")), item.get("sampled") is True, cached_of, _share(item.get("evicted")))
 
 
 def _parse_place(item: Any) -> Place | None:

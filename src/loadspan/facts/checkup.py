@@ -139,6 +139,7 @@ class Storage:
     files: int | None = _known("files of the path on it", "files")
     size: int | None = _known("bytes of those files", "By")
     cached: float | None = _known("fraction of those bytes in the page cache, 0 to 1")
+    evicted: float | None = _known("fraction of those bytes that had been in the page cache and that the kernel took to make room, 0 to 1")
     cached_method: str | None = _known("how that was asked: cachestat or mincore")
     cached_sampled: bool | None = _known("whether parts of the files stand for all")
     cached_of: int | None = _known("bytes of the files that could be asked", "By")

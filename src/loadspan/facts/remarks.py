@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loadspan.facts.checkup import Checkup, Device, Link, Machine, Memory, Place, Storage
 
 _COLD, _WARM = 0.05, 0.95
+_EVICTED = 0.01
 _SMALL_READ_AHEAD = 128 << 10
 _MAPPED = ("safetensors", "gguf", "ggml", "npy", "llamafile")
 """Formats whose loaders map the file into memory."""
@@ -111,18 +112,18 @@ def _on_cache(storage: Storage, *, remote: bool) -> Iterator[tuple[str, str]]:
     asked = storage.cached_of if storage.cached_of is not None else storage.size
     if storage.cached is None or asked is None or storage.kind == "memory" or remote:
         return
-    cached, missing = storage.cached * asked, (1 - storage.cached) * asked
+    cached, missing, gone = (share * asked for share in (storage.cached, 1 - storage.cached, storage.evicted or 0.0))
+    evicted = f" {units.size(gone)} had been there and was pushed out, as memory was short." if gone > _EVICTED * asked else ""
     if storage.cached < _COLD:
+        there = units.size(cached) if cached else "nothing"
         yield _said(
-            "cold_cache",
-            f"{units.size(cached) if cached else 'nothing'} of {units.size(asked)} is in the page cache: the next load reads it from "
-            f"{_disk(storage)}.",
+            "cold_cache", f"{there} of {units.size(asked)} is in the page cache: the next load reads it from {_disk(storage)}.{evicted}"
         )
     elif storage.cached < _WARM:
         yield _said(
             "partly_cached",
             f"{units.size(cached)} of {units.size(asked)} is in the page cache: the next load reads the other {units.size(missing)} from "
-            f"{_disk(storage)}. Memory may have been too short to keep them.",
+            f"{_disk(storage)}.{evicted}",
         )
 
 

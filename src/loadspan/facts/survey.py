@@ -177,6 +177,7 @@ def _storage(group: Group, tree: Tree) -> Storage | None:
         files=group.files,
         size=group.size,
         cached=group.cached,
+        evicted=group.evicted,
         cached_method=group.method,
         cached_sampled=group.sampled,
         cached_of=group.cached_of,

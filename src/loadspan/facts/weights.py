@@ -17,6 +17,8 @@ _SEALED = ("enc", "aes", "age", "gpg")  # of the file inside, the suffix before 
 _BIG = 16 << 20
 """Bytes from which a file counts as weights whatever its name says."""
 _OTHER = "other"
+_KERNEL = ("/proc", "/sys", "/dev")
+"""Where no weights are, and where a walk would not end."""
 _MOST = 20_000
 _DEEPEST = 16
 
@@ -96,7 +98,7 @@ def _below(top: str, walk: _Walk) -> None:
                     if walk.seen > _MOST:
                         walk.complete = False
                         return
-                    if _take(entry, walk):
+                    if _take(entry, walk) and entry.path not in _KERNEL:
                         if depth < _DEEPEST:
                             todo.append((entry.path, depth + 1))
                         else:

@@ -209,7 +209,7 @@ def _place(place: Place, width: int) -> Iterator[Line]:
     name = clean(place.path)
     yield [(name, BOLD)]
     if place.resolved != (place.path.rstrip("/") or "/"):
-        yield from _indented("leads to", [place.resolved], width)
+        yield from _indented("path", [place.resolved], width)
     if place.folder is False and place.size is not None:
         yield from _indented("file", [units.size(place.size), *place.formats], width)
     elif place.files is not None and place.size is not None:
@@ -253,6 +253,8 @@ def _disks(storage: Storage) -> list[str]:
 
 
 def _cache(storage: Storage) -> list[str]:
+    if storage.files == 0:
+        return []
     if storage.kind == "memory":
         return ["the files are in memory"]
     asked = storage.size if storage.cached_of is None else storage.cached_of
@@ -286,7 +288,7 @@ def _measured(measured: Sequence[Measured], width: int) -> Iterator[Line]:
         facts = [] if item.size is None or item.duration is None else [f"{units.size(item.size)} in {units.seconds(item.duration)}"]
         facts += [f"from {item.source}"] if item.source == "page cache" else []
         facts += [f"note {notes.index(item.note) + 1}"] if item.note else []
-        facts += [item.skipped] if item.skipped else []
+        facts += _words(item.skipped, width - label - 17) if item.skipped else []
         rate = units.throughput(item.rate) if item.rate is not None else ""
         head: Line = [("    ", ""), (left(name, label), ""), ("  ", ""), (right(rate, 9), BOLD), ("  ", "")]
         for line in wrap([(clean(fact), DIM) for fact in facts], width - label - 17) or [[]]:
