@@ -211,11 +211,8 @@ def _mapped(file: OpenFile, *, whole: bool) -> Iterator[memoryview]:
 def _judged(step: Step, reading: Reading, block: int, where: _Where, *, again: bool, memory: bool) -> Rate:
     """The rate, with what the kernel's counter says about where the bytes came from."""
     verified, source, notes = _origin(reading, where, direct=step.probe == DIRECT, memory=memory)
-    if source not in (MEMORY, CACHE):
-        if again:
-            notes.append("another probe had read some of it: a cache of the storage itself may have answered")
-        if where.storage is not None and any(name.startswith("loop") for name in where.storage.stack):
-            notes.append("on a loop device, whose own file may be in the page cache")
+    if again and source not in (MEMORY, CACHE):
+        notes.append("part of it was read before, by another probe")
     return Rate(step.probe, reading.size, reading.seconds, step.depth, block, verified, source, "; ".join(notes) or None)
 
 
@@ -224,6 +221,8 @@ def _origin(reading: Reading, where: _Where, *, direct: bool, memory: bool) -> t
     if memory:
         return False, MEMORY, [f"{facts.filesystem} is memory" if facts else "memory"]
     if counted is not None and counted >= _WHOLE * reading.size:
+        if facts is not None and any(name.startswith("loop") for name in facts.stack):
+            return None, UNKNOWN, ["not verified: on a loop device, whose own file may be in the page cache"]
         return True, STORAGE, []
     if facts is not None and not facts.counted:
         absent = "" if direct or not where.parts.known else "; its pages were not in the page cache of this machine"
