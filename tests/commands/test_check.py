@@ -8,12 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import machines
 from loadspan.commands import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = 65534
@@ -226,16 +231,15 @@ def can(*prefix: str) -> bool:
 
 
 AS_NOBODY = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
-IN_NAMESPACE = ("unshare", "--mount", "--propagation", "private")
+IN_NAMESPACE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork")  # a /proc of its own has options of its own
 
 
 @pytest.fixture
-def outside(models: Path) -> Path:
-    """The model folder where other users can get at it."""
-    for folder in (models, *models.parents):
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return models
+def outside(models: Path) -> Iterator[Path]:
+    """The model folder where other users can get at it, which they cannot below pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="loadspan-") as folder:
+        Path(folder).chmod(0o755)
+        yield shutil.copytree(models, Path(folder) / "llama")
 
 
 @pytest.mark.skipif(not can(*AS_NOBODY), reason="needs the right to become another user")
@@ -260,7 +264,7 @@ def hidden(*commands: str, then: tuple[str, ...] = ()) -> tuple[str, ...]:
         ("umount -l /sys",),
         ("mount -t tmpfs none /sys",),
         ("mount -t tmpfs none /sys/bus", "mount -t tmpfs none /sys/devices"),
-        ("mount -o remount,hidepid=2 /proc",),
+        ("mount -t proc -o hidepid=2 proc /proc",),
         ("mount -t tmpfs none /sys", "mount -t tmpfs none /proc"),
     ],
     ids=["no sys", "empty sys", "no pci", "hidepid", "no proc"],
@@ -271,6 +275,6 @@ def test_what_is_hidden_is_left_out_and_nothing_else_happens(commands: tuple[str
         if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
             pytest.skip("this mount is not allowed here")
         done = alone(outside, prefix=prefix)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, ""), then
         assert "2.10 MB  2 files: 2 safetensors" in done.stdout
         assert not re.search(r"None|N/A|nan|Traceback", done.stdout)
