@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loadspan.facts.counters import parse_io
+from loadspan.facts import counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +144,7 @@ def _run(work: _Work, worker: _Worker) -> None:
             work.start.wait(_GRACE)
             _loop(work, worker, buffer, sink)
             after = _storage_read(counter)
-            worker.storage_read = None if before is None or after is None else after - before
+            worker.storage_read = None if after is None else after - (before or 0)  # of a new thread it is 0
         finally:
             for descriptor in (counter, sink):
                 if descriptor >= 0:
@@ -177,8 +177,12 @@ def _own_counter() -> int:
 
 
 def _storage_read(counter: int) -> int | None:
+    """Bytes that this thread has had from storage so far."""
+    if counter < 0:
+        # A process that changed its user may not look there. Some sandboxes always say 0 here, which is no measurement.
+        return counters.of_thread(0).storage_read or None
     with suppress(OSError):
-        return parse_io(os.pread(counter, 4096, 0))[1] if counter >= 0 else None
+        return counters.parse_io(os.pread(counter, 4096, 0))[1]
     return None
 
 
