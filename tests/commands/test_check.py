@@ -278,3 +278,20 @@ def test_what_is_hidden_is_left_out_and_nothing_else_happens(commands: tuple[str
         assert (done.returncode, done.stderr) == (0, ""), then
         assert "2.10 MB  2 files: 2 safetensors" in done.stdout
         assert not re.search(r"None|N/A|nan|Traceback", done.stdout)
+
+
+@pytest.mark.skipif(not can(*IN_NAMESPACE), reason="needs the right to mount")
+def test_files_of_an_overlay_are_followed_to_their_disk_and_a_capture_knows_it(outside: Path) -> None:
+    top = outside.parent
+    for name in ("upper", "work", "mnt"):
+        (top / name).mkdir()
+    mount = f"mount -t overlay overlay -o lowerdir={outside},upperdir={top}/upper,workdir={top}/work {top}/mnt"
+    if subprocess.run([*hidden(mount), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no overlay here")
+    done = alone(f"{top}/mnt", "--json", "--save", f"{top}/m.tar.gz", prefix=hidden(mount))
+    assert done.returncode == 0
+    there = json.loads(done.stdout)
+    (storage,) = there["paths"][0]["storage"]
+    assert (storage["filesystem"], storage["kind"]) == ("overlay", "overlay")
+    again = json.loads(alone("--root", f"{top}/m.tar.gz", "--json").stdout)
+    assert again == {**there, "captured": True}

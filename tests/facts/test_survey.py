@@ -118,7 +118,16 @@ GOOD = Answers(
     accelerators=(Told("0000:18:00.0", "X", 5, 0, 1, visible=True), Told("0000:19:00.0")),
     nvlinks=(("0000:18:00.0", "0000:19:00.0", 4),),
     places=(
-        Place("m", "/m", True, {"pt": 2}, 1, 1, False, (Group("/m/a", 2, 100, 0.5, "cachestat", True, 90, 0.25), Group("/n/b", 1, 1))),  # noqa: FBT003 - short
+        Place(
+            "m",
+            "/m",
+            folder=True,
+            formats={"pt": 2},
+            unreadable=1,
+            broken=1,
+            complete=False,
+            groups=(Group("/m/a", 2, 100, 0.5, "cachestat", sampled=True, cached_of=90, evicted=0.25, below="/l/a"), Group("/n/b", 1, 1)),
+        ),
         Place("x", "/x"),
     ),
 )

@@ -206,7 +206,11 @@ def _asked(kind: str, index: int) -> str | None:
 
 def _save(path: str, tree: capture.Recorder, told: Answers, stream: Any) -> None:
     """Write the capture and tell what is in it."""
-    places = [name for place in told.places for name in (place.path, place.resolved, *(group.file for group in place.groups))]
+    places = [
+        name
+        for place in told.places
+        for name in (place.path, place.resolved, *(file for group in place.groups for file in (group.file, group.below) if file))
+    ]
     scrub = Scrub(os.uname().nodename, places)
     manifest = answers.as_json(replace(told, environment={name: scrub.text(text) for name, text in told.environment.items()}))
     written = capture.write(path, tree, manifest, scrub)

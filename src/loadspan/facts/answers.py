@@ -51,6 +51,8 @@ class Group:
     """Bytes of the files that could be asked about."""
     evicted: float | None = None
     """Share of them that had been cached and that the kernel took to make room."""
+    below: str | None = None
+    """Of an overlay, where that file lies in its layer, where that can be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,16 @@ def _groups(found: Weights, tree: Tree) -> list[Group]:
         storage.of_file(found.resolved, tree)  # so that a capture has it
         return [Group(found.resolved, 0, 0)]
     end = time.monotonic() + _LOOKING
-    return [_group(files, facts, end) for facts, files in by_storage.items()]
+    return [replace(_group(files, facts, end), below=_below(files[0].path, facts)) for facts, files in by_storage.items()]
+
+
+def _below(path: str, facts: StorageFacts | None) -> str | None:
+    if facts is None or facts.filesystem != "overlay" or not facts.disks:
+        return None
+    inside = path[len(facts.mountpoint.rstrip("/")) :]
+    options = dict(facts.options)
+    layers = [options.get("upperdir", ""), *options.get("lowerdir", "").split(":")]
+    return next((layer + inside for layer in layers if layer.startswith("/") and os.path.lexists(layer + inside)), None)
 
 
 def _group(files: Sequence[File], facts: StorageFacts | None, end: float) -> Group:
@@ -236,10 +247,13 @@ def _parse_group(item: Any) -> Group | None:
     file, files, size = _text(item.get("file")), _whole(item.get("files")), _whole(item.get("size"))
     if file is None or not file.startswith("/"):
         return None
+    below = _text(item.get("below"))
+    group = Group(file, files, size, below=below if below is not None and below.startswith("/") else None)
     cached, cached_of = _share(item.get("cached")), _whole(item.get("cached_of"))
     if cached is None or not cached_of or size is None or cached_of > size:
-        return Group(file, files, size)
-    return Group(file, files, size, cached, _text(item.get("method")), item.get("sampled") is True, cached_of, _share(item.get("evicted")))
+        return group
+    method, sampled = _text(item.get("method")), item.get("sampled") is True
+    return replace(group, cached=cached, method=method, sampled=sampled, cached_of=cached_of, evicted=_share(item.get("evicted")))
 
 
 def _parse_place(item: Any) -> Place | None:

@@ -160,6 +160,11 @@ def _storage(group: Group, tree: Tree) -> Storage | None:
     facts = storage.of_file(group.file, tree)
     if facts is None:
         return None
+    lower = storage.of_file(group.below, tree) if group.below is not None and not tree.here else None
+    if lower is not None:
+        # Which layer of an overlay a file is in is found on the machine itself.
+        stack = lower.stack or (lower.filesystem,)
+        facts = replace(facts, device=lower.device, stack=stack, disks=lower.disks, encrypted=lower.encrypted, read_ahead=lower.read_ahead)
     return checkup.Storage(
         filesystem=facts.filesystem,
         mountpoint=facts.mountpoint,
