@@ -25,7 +25,8 @@ import loadspan
 import loadspan.guard
 from loadspan import LoadspanInstrumentor
 from loadspan.facts.tree import Tree
-from loadspan.instrument import destination
+from loadspan.instrument import topology
+from loadspan.instrument.destination import Destination
 from recorded import provider_of, tree_of
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def module(size: int) -> torch.nn.Module:
 def move(folder: Path, address: str, during: Callable[[Path], None] | None = None, size: int = 40_000_000) -> dict[str, Any]:
     """Move a module to the device at *address* of the machine in *folder*."""
     ADDRESSES[DEVICE] = address
-    destination.tree = Tree(str(folder))
-    destination._known.clear()  # noqa: SLF001 - another machine
+    topology.tree = Tree(str(folder))
+    topology._known.clear()  # noqa: SLF001 - another machine
     exporter.clear()
     work = threading.Thread(target=during, args=(folder,)) if during is not None else None
     moved = module(size)
@@ -109,9 +110,9 @@ def main() -> None:
     links(machines / "trained-down", speed="2.5 GT/s PCIe", width="1")
     found["stale"] = move(machines / "trained-down", "0000:01:00.0", size=400_000_000)
     ADDRESSES.update({"fakegpu:0": "0000:18:00.0", "fakegpu:1": "0000:8c:00.0"})
-    destination.tree = Tree(str(machines / "two-sockets"))
-    destination._known.clear()  # noqa: SLF001 - another machine
-    found["two"] = {"load": destination.of_load([destination.Destination("fakegpu", index) for index in (0, 1)])}
+    topology.tree = Tree(str(machines / "two-sockets"))
+    topology._known.clear()  # noqa: SLF001 - another machine
+    found["two"] = {"load": topology.attributes([Destination("fakegpu", index) for index in (0, 1)])}
     LoadspanInstrumentor().uninstrument()
     json.dump(found, sys.stdout)
 

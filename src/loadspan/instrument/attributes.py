@@ -7,13 +7,11 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names, units
-from loadspan.facts import storage
+from loadspan.guard import safely
+from loadspan.instrument import late
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from loadspan.facts.counters import IoFacts
-    from loadspan.facts.storage import StorageFacts
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.tally import Tally
 
@@ -34,48 +32,9 @@ _ORDER = (
 )
 
 
-def _clip(text: str) -> str:
+def clip(text: str) -> str:
+    """*text*, cut where it is too long for an attribute."""
     return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
-
-
-def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
-    """Path, size, count and filesystem of the files of a stage."""
-    known = list(paths)
-    if not known:
-        return {}
-    found: dict[str, Any] = {}
-    sizes = [size for size in map(file_size, known) if size is not None]
-    if len(sizes) == len(known):
-        found[names.FILE_SIZE] = sum(sizes)
-    if len(known) > 1:
-        found[names.FILE_COUNT] = len(known)
-    # Of several files the first one's name: an attribute is a fact about the stage, the count says that there are more.
-    found[names.FILE_PATH] = _clip(os.path.realpath(known[0]) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
-    mounts = {storage.of_file(path) for path in known}
-    mount = mounts.pop() if len(mounts) == 1 else None
-    return found | _of_storage(mount) if mount is not None else found
-
-
-def _of_storage(mount: StorageFacts) -> dict[str, Any]:
-    """What a file is on."""
-    models = {disk.model for disk in mount.disks}
-    local = mount.number is not None
-    found = {
-        names.FILESYSTEM_TYPE: mount.filesystem,
-        names.FILESYSTEM_MOUNTPOINT: mount.mountpoint,
-        names.SYSTEM_DEVICE: mount.device if local else None,
-        names.SERVER_ADDRESS: mount.server,
-        names.STORAGE_KIND: mount.kind,
-        names.STORAGE_STACK: mount.stack if len(mount.stack) > 1 else None,
-        names.STORAGE_MODEL: models.pop() if len(models) == 1 else None,
-        names.STORAGE_ENCRYPTED: True if mount.encrypted else None,
-        names.STORAGE_READ_AHEAD: mount.read_ahead,
-        names.STORAGE_SOURCE: None if local else mount.source,
-        names.STORAGE_SUBTYPE: mount.subtype,
-        names.STORAGE_ROOT: mount.root if mount.root != "/" else None,
-        names.STORAGE_OPTIONS: tuple(f"{name}={value}" for name, value in mount.options) or None,
-    }
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def file_size(path: str) -> int | None:
@@ -100,17 +59,6 @@ def _io(facts: IoFacts | None) -> dict[str, Any]:
         names.RUN_QUEUE_TIME: facts.run_queue_time,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, deferred: bool) -> None:
-    """Add how much of a read came from the device, where the kernel counts that for this filesystem."""
-    read = found.get(names.IO_STORAGE_READ)
-    # Bytes that were in memory already came from no device, those of a direct read all, whatever was in the page cache.
-    if deferred or not size or read is None or found.get(names.READ_METHOD) in ("memory", "direct"):
-        return
-    mounts = [storage.of_file(path) for path in paths]
-    if mounts and all(mount is not None and mount.counted for mount in mounts):
-        found[names.CACHE_COLD] = min(1.0, read / size)
 
 
 def _resident(found: dict[str, Any], load: OpenLoad, met: list[str]) -> None:
@@ -138,18 +86,17 @@ def of_stage(stage: OpenStage, end: int, *, full_paths: bool) -> dict[str, Any]:
     found |= _io(stage.finished)
     if stage.finished is not None:
         found[names.IO_SCOPE] = "process" if stage.alone else "thread"
-    found |= files(stage.paths, full_paths=full_paths)
+    found |= late.files(stage.paths, full_paths=full_paths)
     busy = end - stage.start - stage.nested
     if stage.nested:
         found[names.BUSY_TIME] = max(0, busy) / 1e9
     _throughput(found, size, busy, deferred=stage.deferred or not stage.rated)
     found |= stage.inner_attributes or {}
     found |= stage.attributes
-    if stage.destination is not None:
-        found |= stage.destination.attributes()
+    found |= late.devices([] if stage.destination is None else [stage.destination])
     _resident(found, stage.load, stage.met)
     if stage.name in _FROM_FILES:
-        _cold(found, stage.paths, size, deferred=stage.deferred)
+        found |= late.cold(found, stage.paths, size, deferred=stage.deferred)
     return found
 
 
@@ -184,21 +131,20 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     found |= _io_of_tally(tally)
     if tally.slowest and tally.count > 1:
         found[names.SLOWEST] = tuple(_slow(*entry) for entry in sorted(tally.slowest, reverse=True))
-    found |= files(tally.paths, full_paths=full_paths)
+    found |= late.files(tally.paths, full_paths=full_paths)
     _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or not tally.rated)
     found |= tally.attributes
-    if tally.destination is not None:
-        found |= tally.destination.attributes()
+    found |= late.devices(tally.destinations.values())
     _resident(found, tally.load, tally.met)
     if tally.name == names.READ and tally.sized and not tally.deferred:
         found[names.IO_READ] = tally.size
     if tally.name in _FROM_FILES:
-        _cold(found, tally.paths, tally.size if tally.sized else None, deferred=tally.deferred)
+        found |= late.cold(found, tally.paths, tally.size if tally.sized else None, deferred=tally.deferred)
     return found
 
 
 def _slow(took: int, _count: int, size: int | None, label: str) -> str:
-    parts = [_clip(label)]
+    parts = [clip(label)]
     if size is not None:
         parts.append(units.size(size))
     return " ".join([*parts, units.seconds(took / 1e9)])
@@ -225,10 +171,10 @@ def of_load(load: OpenLoad, end: int, facts: IoFacts | None) -> dict[str, Any]:
     ticks = sum(load.frames.values())
     if ticks:
         most = sorted(load.frames.items(), key=lambda item: -item[1])[:_FRAMES]
-        found[names.OTHER_FRAMES] = tuple(_clip(f"{frame} {count / ticks:.0%}") for frame, count in most)
+        found[names.OTHER_FRAMES] = tuple(clip(f"{frame} {count / ticks:.0%}") for frame, count in most)
     if load.folded:
         found[names.SPAN_LIMIT] = load.folded
     found |= _io(facts)
     if facts is not None:
         found[names.IO_SCOPE] = "process"
-    return found | load.attributes
+    return found | load.attributes | (safely(late.devices, load.destinations.values()) or {})

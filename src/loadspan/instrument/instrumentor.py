@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import leaving, propagation, targets, telemetry
+from loadspan.instrument import late, leaving, propagation, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
@@ -36,7 +36,7 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
         with guard:
             recorder.settings = settings.read_or_default()
             recorder.telemetry = telemetry.Telemetry(kwargs.get("tracer_provider"))
-            self._patches = Patches(wrap)
+            self._patches = Patches(wrap, late.prepare)
             recorder.active = True
             self._patches.install([*propagation.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
 

@@ -11,10 +11,9 @@ from typing import Any
 from loadspan import names
 from loadspan.facts import counters
 from loadspan.guard import safely
-from loadspan.instrument import attributes, destination, implicit, telemetry
+from loadspan.instrument import attributes, implicit, late, telemetry
 from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
-from loadspan.instrument.surroundings import Surroundings
 from loadspan.instrument.tally import Tally
 from loadspan.instrument.times import Times
 from loadspan.settings import Settings
@@ -84,7 +83,7 @@ class Loads(Times):
         anchor = parent.load.anchor if parent is not None else time.time_ns() - time.perf_counter_ns()
         load = OpenLoad(start, anchor, explicit=explicit, parent=parent)
         load.before = counters.of_thread(load.thread)
-        load.surroundings = Surroundings(counters.of_process())
+        load.surroundings = late.surroundings(counters.of_process())
         load.threads = {thread.ident for thread in threading.enumerate() if thread.ident is not None}
         return load
 
@@ -156,7 +155,6 @@ class Loads(Times):
             if counted is not None:
                 safely(load.surroundings.look, counted, seconds, attributes.load_size(load.totals) or 0)
             found |= safely(load.surroundings.attributes, seconds) or {}
-            found |= safely(destination.of_load, load.destinations.values()) or {}
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())

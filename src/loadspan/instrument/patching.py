@@ -146,8 +146,10 @@ def patch_type(kind: type, name: str, ours: Any) -> None:
 class Patches:
     """The patches of one instrumentor: installs rows, restores what was there."""
 
-    def __init__(self, wrap: Callable[[Target, Any], Any]) -> None:
+    def __init__(self, wrap: Callable[[Target, Any], Any], on_import: Callable[[], None] = lambda: None) -> None:
         self._wrap = wrap
+        self._on_import = on_import
+        """Called when a library with stages has been imported."""
         self._installed: list[_Patch] = []
         self._waiting: dict[str, list[Target]] = {}
         self._hooked: set[str] = set()
@@ -174,6 +176,8 @@ class Patches:
         with guard:
             if self.active:
                 self._install_module(module.__name__, {})
+                if any(row.stage for row in self._waiting.get(module.__name__, ())):
+                    self._on_import()
 
     def _install_module(self, module: str, swaps: dict[int, tuple[Any, Any]]) -> None:
         for row in self._waiting.get(module, ()):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.guard import guard
-from loadspan.instrument import attributes, state, telemetry
+from loadspan.instrument import attributes, late, state, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,7 +197,7 @@ class Sampler:
         stages = [stage for stage in list(self._recorder.stages) if stage.load is load]
         for stage in stages:
             if stage.destination is not None:
-                stage.destination.look()
+                late.look(stage.destination)
         at_work = {stage.thread for stage in stages} | ({load.thread} if busy else set())
         at_work |= {thread for tally in list(load.tallies.values()) if tally.active for thread in list(tally.threads)}
         load.surroundings.ask(number for thread in at_work if (number := numbers.get(thread)) is not None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.facts import counters
 from loadspan.instrument import attributes, implicit
+from loadspan.instrument.destination import merge
 from loadspan.instrument.frames import OpenLoad, OpenStage, current, sample
 from loadspan.instrument.loads import SPAN_LIMIT, Loads
 
@@ -195,9 +196,7 @@ class Stages(Loads):
             implicit.consumed(load, stage.name, stage.things, stage.outputs)
         there = stage.destination
         if there is not None and error is None:
-            known = load.destinations.get(there.key)
-            load.destinations[there.key] = known = there.copy() if known is None else known
-            known.take(there)
+            merge(load.destinations, there)
 
     def _count_inner(self, stage: OpenStage, error: BaseException | None) -> None:
         """A stage inside the same stage is counted there, not spanned."""
@@ -230,7 +229,8 @@ class Stages(Loads):
             self.emit(load, tally)  # a bar over both would cover what ran between them
         tally.add(stage.start, end, stage.size_known if error is None else None)
         tally.describe(stage.attributes)
-        tally.bring(stage.destination)
+        if stage.destination is not None:
+            merge(tally.destinations, stage.destination)
         tally.met += stage.met
         tally.paths.update(stage.paths)
         tally.threads[stage.thread] = stage.thread_name

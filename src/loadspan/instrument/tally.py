@@ -6,6 +6,8 @@ import heapq
 import threading
 from typing import TYPE_CHECKING, Any
 
+from loadspan.instrument.destination import merge
+
 if TYPE_CHECKING:
     from loadspan.facts.counters import IoFacts
     from loadspan.instrument.bursts import Burst
@@ -34,7 +36,7 @@ class Tally:
         "count",
         "deferred",
         "described",
-        "destination",
+        "destinations",
         "entered",
         "error",
         "first",
@@ -102,8 +104,8 @@ class Tally:
         self.joint = 0
         """Nanoseconds in calls that were counted in bursts: nobody saw how many ran at once, their minor faults or what they waited for."""
         self.error: Failure | None = None
-        self.destination: Destination | None = None
-        """Device to which its calls brought bytes, where that was the same."""
+        self.destinations: dict[tuple[str, int | None], Destination] = {}
+        """Devices that its calls brought bytes to."""
         self.met: list[str] = []
         """Files that the load had not read before."""
         self.measured = False
@@ -184,18 +186,10 @@ class Tally:
         heapq.heapify(self.slowest)
         self.paths.update(other.paths)
         self.met += other.met
-        self.bring(other.destination)
+        for destination in other.destinations.values():
+            merge(self.destinations, destination)
         self.threads.update(other.threads)
         self.describe(other.attributes)
-
-    def bring(self, destination: Destination | None) -> None:
-        """Count a coarse call that brought bytes to a device; of several devices, the first."""
-        if destination is None:
-            return
-        if self.destination is None:
-            self.destination = destination.copy()
-        elif self.destination.key == destination.key:
-            self.destination.take(destination)
 
     def describe(self, attributes: dict[str, Any]) -> None:
         """Keep of *attributes* what all calls have in common."""

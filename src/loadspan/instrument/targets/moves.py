@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import numa
 from loadspan.guard import safely
 from loadspan.instrument.calls import recorded
 from loadspan.instrument.destination import Destination, arrived
@@ -108,6 +107,8 @@ class _Survey:
 
     def host_node(self) -> int | None:
         """NUMA node that holds the pages of the first big tensor in host memory; None where they are on several, or it is not known."""
+        from loadspan.facts import numa  # with the first move, as everything that reads the machine
+
         found = next((tensor for tensor in self._walk() if tensor.device.type == "cpu" and tensors.size(tensor) >= _BIG), None)
         pages = numa.node_of_pages(found.data_ptr(), tensors.size(found)) if found is not None else None
         return next(iter(pages)) if pages is not None and len(pages) == 1 else None

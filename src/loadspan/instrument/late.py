@@ -1,0 +1,61 @@
+"""
+What is imported late: with the first library that loads models, or with the first load, and not by every Python that is instrumented.
+
+Reading the machine takes some 20 ms to import, which would double what an instrumented program needs to start.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loadspan.facts.counters import Counters
+    from loadspan.instrument.destination import Destination
+    from loadspan.instrument.surroundings import Surroundings
+
+
+def prepare() -> None:
+    """Import what every load needs: the host is importing a library of seconds at this moment."""
+    from loadspan.instrument import stored, surroundings
+
+    del stored, surroundings
+
+
+def surroundings(before: Counters) -> Surroundings:
+    """A new `Surroundings`."""
+    from loadspan.instrument.surroundings import Surroundings
+
+    return Surroundings(before)
+
+
+def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
+    """As `stored.files`."""
+    from loadspan.instrument import stored
+
+    return stored.files(paths, full_paths=full_paths)
+
+
+def cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, deferred: bool) -> dict[str, Any]:
+    """As `stored.cold`."""
+    from loadspan.instrument import stored
+
+    return stored.cold(found, paths, size, deferred=deferred)
+
+
+def devices(destinations: Iterable[Destination]) -> dict[str, Any]:
+    """As `topology.attributes`; nothing where there are none."""
+    every = list(destinations)
+    if not every:
+        return {}
+    from loadspan.instrument import topology
+
+    return topology.attributes(every)
+
+
+def look(destination: Destination) -> None:
+    """As `topology.look`."""
+    from loadspan.instrument import topology
+
+    topology.look(destination)

@@ -1,0 +1,67 @@
+"""The files of a stage: their names and sizes, what they are stored on, how much of them came from there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.facts import storage
+from loadspan.instrument import attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loadspan.facts.storage import StorageFacts
+
+
+def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
+    """Path, size, count and filesystem of the files of a stage."""
+    known = list(paths)
+    if not known:
+        return {}
+    found: dict[str, Any] = {}
+    sizes = [size for size in map(attributes.file_size, known) if size is not None]
+    if len(sizes) == len(known):
+        found[names.FILE_SIZE] = sum(sizes)
+    if len(known) > 1:
+        found[names.FILE_COUNT] = len(known)
+    # Of several files the first one's name: an attribute is a fact about the stage, the count says that there are more.
+    found[names.FILE_PATH] = attributes.clip(os.path.realpath(known[0]) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
+    mounts = {storage.of_file(path) for path in known}
+    mount = mounts.pop() if len(mounts) == 1 else None
+    return found | _of_storage(mount) if mount is not None else found
+
+
+def _of_storage(mount: StorageFacts) -> dict[str, Any]:
+    """What a file is on."""
+    models = {disk.model for disk in mount.disks}
+    local = mount.number is not None
+    found = {
+        names.FILESYSTEM_TYPE: mount.filesystem,
+        names.FILESYSTEM_MOUNTPOINT: mount.mountpoint,
+        names.SYSTEM_DEVICE: mount.device if local else None,
+        names.SERVER_ADDRESS: mount.server,
+        names.STORAGE_KIND: mount.kind,
+        names.STORAGE_STACK: mount.stack if len(mount.stack) > 1 else None,
+        names.STORAGE_MODEL: models.pop() if len(models) == 1 else None,
+        names.STORAGE_ENCRYPTED: True if mount.encrypted else None,
+        names.STORAGE_READ_AHEAD: mount.read_ahead,
+        names.STORAGE_SOURCE: None if local else mount.source,
+        names.STORAGE_SUBTYPE: mount.subtype,
+        names.STORAGE_ROOT: mount.root if mount.root != "/" else None,
+        names.STORAGE_OPTIONS: tuple(f"{name}={value}" for name, value in mount.options) or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, deferred: bool) -> dict[str, Any]:
+    """How much of a read came from the device, where the kernel counts that for this filesystem."""
+    read = found.get(names.IO_STORAGE_READ)
+    # Bytes that were in memory already came from no device, those of a direct read all, whatever was in the page cache.
+    if deferred or not size or read is None or found.get(names.READ_METHOD) in ("memory", "direct"):
+        return {}
+    mounts = [storage.of_file(path) for path in paths]
+    if mounts and all(mount is not None and mount.counted for mount in mounts):
+        return {names.CACHE_COLD: min(1.0, read / size)}
+    return {}
