@@ -69,6 +69,7 @@ class Surroundings:
         self._asked = 0
         self._cpus = numa.affinity()
         self._memory = memory.read()
+        self._storage_read: int | None = None
 
     def meet(self, paths: Iterable[str]) -> list[str]:
         """Look at files before they are read; returns those that the load had not met."""
@@ -112,6 +113,7 @@ class Surroundings:
         for disk in list(self._disks.values()):
             disk.look()
         facts = counters.difference(self.before, counted)
+        self._storage_read = facts.storage_read
         delivered = {disk.name: use.size for disk in list(self._disks.values()) if (use := disk.use()) is not None}
         self.curve.add(Point(0.0, 0, 0, 0))
         self.curve.add(Point(at, size, facts.read, facts.storage_read, delivered))
@@ -139,7 +141,7 @@ class Surroundings:
             **self.curve.attributes(),
             **self._of_disks(),
             names.CACHE_RESIDENCY: self.residency(),
-            names.CACHE_EVICTED: self._evicted() if look_again else None,
+            names.CACHE_EVICTED: self._evicted(facts.refaulted or 0) if look_again else None,
             names.THREAD_NUMA_NODE: numa.node_of_affinity(self._cpus, _nodes()),
             names.MEMORY_LIMIT: facts.limit,
             names.MEMORY_USAGE: after.usage if facts.limit is not None else None,
@@ -162,18 +164,23 @@ class Surroundings:
             found[names.SAMPLER_TIME] = self.cost / 1e9
         return {name: value for name, value in found.items() if value is not None}
 
-    def _evicted(self) -> float | None:
+    def _evicted(self, refaulted: int) -> float | None:
         """Share of the biggest files that the kernel took from the page cache meanwhile, to make room; None where it does not say."""
         looked = [(path, facts) for path, (facts, _) in self._files.items() if facts is not None]
-        total = left = 0.0
+        total = left = there = 0.0
         for path, before in sorted(looked, key=lambda item: -item[1].size)[:_LOOKED_AGAIN]:
             after = pagecache.residency(path)
             eviction = pagecache.evicted(before, after) if after is not None else None
-            if eviction is None or eviction.reclaimed is None:
+            if after is None or eviction is None or eviction.reclaimed is None:
                 return None
             total += before.size
             left += eviction.reclaimed * before.size
-        return round(left / total, 4) if total else None
+            there += after.fraction * before.size
+        if not total:
+            return None
+        # What is larger than the memory for it looks the same before and after it is read again. That it had to be is what tells.
+        again = min(self._storage_read or 0, refaulted) / sum(facts.size for _, facts in looked)
+        return round(max(left / total, min(1.0, again) - there / total), 4)
 
     def _of_disks(self) -> dict[str, Any]:
         """Of the disk that delivered most."""
