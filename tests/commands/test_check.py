@@ -24,6 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 USER = 65534
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ceilings that somebody measured on the machine of the day."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A model folder on this machine's disk."""

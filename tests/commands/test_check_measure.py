@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,6 +39,13 @@ def test_storage_and_one_core_are_measured_and_kept(
     entries = json.loads((tmp_path / "cache/loadspan/ceilings.json").read_text())["entries"]
     assert sum("mount" in entry for entry in entries) == sum("rate" in item for item in reads)
     assert any("processor" in entry for entry in entries)
+    # They are shown the next time, and are part of a capture.
+    assert main(["check", str(models), "--width", "100", "--save", "m.tar.gz"]) == 0
+    told = capsys.readouterr().out.partition("\nsaved: ")[0]
+    assert re.search(r"^  /\S*  measured 20\d\d-", told, re.MULTILINE)
+    assert "read direct" in told
+    assert main(["check", "--root", "m.tar.gz", "--width", "100"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == told.rstrip("\n").splitlines()
 
 
 def test_memory_is_measured_through_a_scratch_file_that_is_gone_afterwards(

@@ -13,6 +13,8 @@ import machines
 from loadspan.facts import answers, capture, captured, checkup, mounts, survey
 from loadspan.facts.answers import Answers, Group, Place, Told
 from loadspan.facts.scrub import Scrub
+from loadspan.report import checkup as report
+from loadspan.report.terminal import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +132,7 @@ GOOD = Answers(
         ),
         Place("x", "/x"),
     ),
+    measured=(checkup.Measured(probe="read", about="/m", rate=2.5, size=5, depth=1, verified=True, skipped="x"),),
 )
 
 
@@ -140,6 +143,7 @@ def test_answers_survive_json() -> None:
 
 def test_of_answers_that_were_tampered_with_the_rest_is_kept(machine: Callable[[str], Tree]) -> None:
     tree = machine("two-sockets")
+    nowhere = Look(width=80)
     chance = random.Random(3)  # noqa: S311 - damage that is the same every time
     junk: list[Any] = [
         None,
@@ -166,6 +170,7 @@ def test_of_answers_that_were_tampered_with_the_rest_is_kept(machine: Callable[[
         told = answers.parse(document)
         text = json.dumps(checkup.as_json(survey.make(tree, told)), allow_nan=False)
         assert "Infinity" not in text
+        assert "\x1b" not in "\n".join(report.lines(survey.make(tree, told), nowhere))
 
 
 def spoil(part: Any, chance: random.Random, junk: list[Any]) -> None:

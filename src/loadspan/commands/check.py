@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loadspan.facts.answers import Answers, Place
-    from loadspan.facts.checkup import Checkup
+    from loadspan.facts.checkup import Checkup, Measured
 
 _TORCH_NAME = re.compile(r"([a-z][a-z0-9_]*)(?::(\d{1,4}))?")
 
@@ -69,10 +69,9 @@ class Check:
         found = survey.make(tree, told)
         if arguments.device:
             found = survey.choose(found, [label_of(arguments.device, found)])
-        if arguments.measure:
-            from loadspan.commands.measure import measure
-
-            found = replace(found, measured=tuple(measure(found, arguments.scratch, _named(arguments.device))))
+        if not arguments.root:
+            found = replace(found, measured=_measured(found, arguments))
+            told = replace(told, measured=found.measured)
         if arguments.json:
             print(json.dumps(checkup.as_json(found), indent=2))
         else:
@@ -94,6 +93,13 @@ def _refuse(arguments: argparse.Namespace) -> None:
         raise UserError("--scratch: nothing is measured without --measure. Add it.")
     if arguments.scratch and not os.path.isdir(arguments.scratch):  # noqa: PTH112 - a path as the user gave it
         raise UserError(f"{arguments.scratch}: not a folder. Name one with --scratch that can be written.")
+
+
+def _measured(found: Checkup, arguments: argparse.Namespace) -> tuple[Measured, ...]:
+    """What is measured now, or else what was earlier."""
+    from loadspan.commands.measure import kept, measure
+
+    return tuple(measure(found, arguments.scratch, _named(arguments.device))) if arguments.measure else kept(found)
 
 
 def _named(device: str | None) -> str | None:

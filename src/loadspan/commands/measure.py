@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loadspan import units
@@ -43,8 +44,26 @@ def measure(found: Checkup, scratch: str | None, device: str | None) -> Iterator
         name = device or _torch_name(one)
         if name is None:
             continue
-        place = ceilings.Device(one.type or name.partition(":")[0], one.name, one.pci_address)
+        place = ceilings.Device(one.type or name.partition(":")[0], None, one.pci_address)
         yield from _run(device_probe.plan(name), f"{one.label} ({name})", place, line)
+
+
+def kept(found: Checkup) -> tuple[Measured, ...]:
+    """What earlier runs measured of the filesystems and devices of *found*."""
+    known = ceilings.read()
+    answers: list[Measured] = []
+    for storages in (place.storage for place in found.paths):
+        for one in storages:
+            mount = ceilings.Mount(one.filesystem or "", one.mountpoint or "", one.device or one.source)
+            answers += [_kept(entry, one.mountpoint) for entry in known.for_mount(mount)]
+    for device in found.devices:
+        of_device = ceilings.Device(device.type or "", None, device.pci_address)
+        answers += [_kept(entry, device.label) for entry in known.for_device(of_device)]
+    return tuple(dict.fromkeys(answers))
+
+
+def _kept(entry: ceilings.Ceiling, about: str | None) -> Measured:
+    return replace(_measured(entry.rate, about), measured=entry.measured)
 
 
 def _torch_name(device: Device) -> str | None:

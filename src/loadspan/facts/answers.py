@@ -7,12 +7,14 @@ writes it is left out.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from loadspan.facts import accelerators, machine, numa, nvml, pagecache, pci, storage, weights
+from loadspan.facts import accelerators, checkup, machine, numa, nvml, pagecache, pci, storage, weights
+from loadspan.facts.checkup import Measured
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Answers:
     accelerators: tuple[Told, ...] = ()
     nvlinks: tuple[tuple[str, str, int], ...] = ()
     places: tuple[Place, ...] = ()
+    measured: tuple[Measured, ...] = ()
 
 
 def ask(paths: Sequence[str], environment: Mapping[str, str], tree: Tree = HERE) -> Answers:
@@ -191,6 +194,7 @@ def as_json(answers: Answers) -> dict[str, Any]:
     return {
         **known(answers),
         "accelerators": [known(told) for told in answers.accelerators],
+        "measured": checkup.as_json(answers.measured),
         "places": [{**known(place), "groups": [known(group) for group in place.groups]} for place in answers.places],
     }
 
@@ -206,6 +210,7 @@ def parse(manifest: Mapping[str, Any]) -> Answers:
         accelerators=tuple(_each(manifest.get("accelerators"), _parse_told)),
         nvlinks=tuple(_each(manifest.get("nvlinks"), _parse_nvlink)),
         places=tuple(_each(manifest.get("places"), _parse_place)),
+        measured=tuple(_each(manifest.get("measured"), _parse_measured)),
     )
 
 
@@ -230,8 +235,7 @@ def _parse_told(item: Any) -> Told | None:
     if address is None:
         return None
     whole = {name: _whole(item.get(name)) for name in ("memory", "c2c", "index")}
-    visible = item.get("visible")
-    return Told(address, _text(item.get("name")), **whole, visible=visible if isinstance(visible, bool) else None)
+    return Told(address, _text(item.get("name")), **whole, visible=_flag(item.get("visible")))
 
 
 def _parse_nvlink(item: Any) -> tuple[str, str, int] | None:
@@ -239,6 +243,22 @@ def _parse_nvlink(item: Any) -> tuple[str, str, int] | None:
         return None
     one, other, count = pci.normalized(item[0]), pci.normalized(item[1]), _whole(item[2])
     return (one, other, count) if one and other and count and count <= _MOST else None
+
+
+def _parse_measured(item: Any) -> Measured | None:
+    if not isinstance(item, dict) or _text(item.get("probe")) is None:
+        return None
+    parsers: dict[str, Callable[[Any], Any]] = {"str": _text, "bool": _flag, "int": _whole, "float": _rate}
+    fields = {field.name: parsers[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Measured)}
+    return Measured(**{name: parse(item.get(name)) for name, parse in fields.items()})
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _rate(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST else None
 
 
 def _parse_group(item: Any) -> Group | None:
@@ -263,11 +283,10 @@ def _parse_place(item: Any) -> Place | None:
     if path is None or resolved is None or not resolved.startswith("/"):
         return None
     counted = formats.items() if isinstance(formats, dict) and len(formats) <= _MOST else ()
-    folder = item.get("folder")
     return Place(
         path=path,
         resolved=resolved,
-        folder=folder if isinstance(folder, bool) else None,
+        folder=_flag(item.get("folder")),
         formats={name: count for name, value in counted if _text(name) and (count := _whole(value))},
         unreadable=_whole(item.get("unreadable")) or 0,
         broken=_whole(item.get("broken")) or 0,

@@ -38,13 +38,17 @@ class Recorder(Tree):
         self.files: dict[str, bytes] = {}
         self.links: dict[str, str] = {}
         self.folders: set[str] = set()
+        self._read: set[str] = set()
 
     def bytes(self, path: str) -> bytes:
-        """As of every tree; the content is kept."""
+        """As of every tree; the content is kept, and stays what it was when it was read first, as in the archive."""
         found = self._place(path)
+        if found in self._read:
+            return self.files[found]
         content = super().bytes(path)
         if found is not None and (content or not self._is_folder(found)):
             self.files[found] = content
+            self._read.add(found)
         return content
 
     def names(self, path: str) -> list[str]:

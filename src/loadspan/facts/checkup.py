@@ -114,6 +114,7 @@ class Disk:
     """A disk at the bottom of a filesystem."""
 
     name: str = _required("name of the kernel for it")
+    number: str | None = _known("major and minor number")
     kind: str | None = _known("nvme, ssd, hdd, virtual, network or memory")
     model: str | None = _known("what it says it is")
     pci_address: str | None = _known("PCI address of its controller")
@@ -163,7 +164,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A ceiling that `--measure` measured, or why there is none."""
+    """A ceiling that `--measure` measured, now or earlier, or why there is none."""
 
     probe: str = _required("what was measured")
     about: str | None = _known("path or device that it was measured with; absent where it is the processor")
@@ -175,6 +176,7 @@ class Measured:
     verified: bool | None = _known("whether the kernel counted the bytes as read from storage; absent where it does not tell")
     source: str | None = _known("where the bytes came from: storage, page cache, memory, unknown")
     note: str | None = _known("what to know about it")
+    measured: str | None = _known("when, in UTC")
     skipped: str | None = _known("why nothing was measured")
 
 
@@ -199,7 +201,7 @@ class Checkup:
     nodes: tuple[Node, ...] = _list("its NUMA nodes; none where it does not say")
     devices: tuple[Device, ...] = _list("its accelerators")
     paths: tuple[Place, ...] = _list("the paths that were asked about")
-    measured: tuple[Measured, ...] = _list("ceilings, with `--measure`")
+    measured: tuple[Measured, ...] = _list("ceilings: what was measured now, or is kept of the paths and devices from earlier")
     remarks: tuple[Remark, ...] = _list("what is suspicious; none where nothing is")
 
 

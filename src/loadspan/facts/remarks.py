@@ -84,7 +84,7 @@ def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
         yield _said(
             "read_ahead",
             f"read-ahead of {where} is {_binary(storage.read_ahead)}: sequential and mapped reads wait for many small requests, each a "
-            f"round trip to a {_FAR.get(storage.kind or '', 'remote storage')}.",
+            f"round trip to a {_FAR.get(storage.kind or '', 'remote storage')}.{_raise(storage)}",
         )
     if storage.encrypted:
         layer = "lies on dm-crypt" if "dm-crypt" in storage.stack else "is encrypted"
@@ -102,6 +102,11 @@ def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
             f"{'' if storage.disks else ', and what disk that is cannot be seen from here'}. Weights belong on a mounted volume.",
         )
     yield from _on_cache(storage, remote=remote)
+
+
+def _raise(storage: Storage) -> str:
+    number = storage.disks[0].number if len(storage.disks) == 1 else None
+    return f" Root can raise it in /sys/class/bdi/{number}/read_ahead_kb." if number else ""
 
 
 _FAR = {"virtual": "disk outside this virtual machine", "network": "server", "fuse": "user process"}

@@ -32,6 +32,7 @@ def make(tree: Tree, answers: Answers) -> Checkup:
         nodes=_nodes(tree),
         devices=devices,
         paths=tuple(_place(place, tree) for place in answers.places),
+        measured=answers.measured,
     )
     return replace(found, remarks=remarks.find(found))
 
@@ -176,7 +177,10 @@ def _storage(group: Group, tree: Tree) -> Storage | None:
         kind=facts.kind,
         device=facts.device,
         stack=facts.stack,
-        disks=tuple(checkup.Disk(name=disk.name, kind=disk.kind, model=disk.model, pci_address=disk.pci_address) for disk in facts.disks),
+        disks=tuple(
+            checkup.Disk(name=disk.name, number=disk.number, kind=disk.kind, model=disk.model, pci_address=disk.pci_address)
+            for disk in facts.disks
+        ),
         encrypted=facts.encrypted or None,
         read_ahead=facts.read_ahead,
         files=group.files,

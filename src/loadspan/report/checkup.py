@@ -236,7 +236,7 @@ def _storage(storage: Storage) -> list[str]:
         mounted,
         _KINDS.get(storage.kind or "", ""),
         f"server {storage.server}" if storage.server else "",
-        storage.device or (storage.source if storage.source != storage.filesystem else "") or "",
+        storage.device or (storage.source if storage.source and storage.source not in (storage.filesystem or "") else "") or "",
         storage.subtype if storage.subtype and storage.subtype not in (storage.filesystem or "") else "",
         *(f"{name}={value}" if value else name for name, value in storage.options.items() if not name.endswith("dir")),
         "" if storage.read_ahead is None else f"read-ahead {binary(storage.read_ahead)}",
@@ -284,7 +284,8 @@ def _measured(measured: Sequence[Measured], width: int) -> Iterator[Line]:
     for name, item in zip(names, measured, strict=True):
         if item.about != about:
             about = item.about
-            yield [("  ", ""), (clean(about or "one core"), BOLD)]
+            when = f"  measured {item.measured[:10]}" if item.measured else ""
+            yield [("  ", ""), (clean(about or "one core"), BOLD), (clean(when), DIM)]
         facts = [] if item.size is None or item.duration is None else [f"{units.size(item.size)} in {units.seconds(item.duration)}"]
         facts += [f"from {item.source}"] if item.source == "page cache" else []
         facts += [f"note {notes.index(item.note) + 1}"] if item.note else []
