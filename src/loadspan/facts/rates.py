@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 STORAGE, CACHE, MEMORY, UNKNOWN = "storage", "page cache", "memory", "unknown"
 
 
@@ -19,9 +20,9 @@ class Rate:
     block: int | None = None
     """Bytes of one request."""
     verified: bool | None = None
-    """True where the kernel counted the bytes as coming from storage, False where they did not, None where it cannot tell; else True."""
+    """Of a read: True where the kernel counted the bytes as coming from storage, False where not, None where it cannot tell. Else True."""
     source: str = UNKNOWN
-    """Where the bytes came from."""
+    """Where the bytes came from: one of the names above."""
     note: str | None = None
 
     @property
