@@ -111,6 +111,7 @@ def test_a_file_alone_and_a_link_to_it(capsys: pytest.CaptureFixture[str], model
         (["--root", "/no/such/file"], "/no/such/file: no such file or directory."),
         (["--root", "."], ".: neither sys nor proc in it."),
         (["--root", "text"], "text: not a .tar.gz. Give a FILE.tar.gz written by loadspan check --save, or a folder"),
+        (["--root", "pipe"], "pipe: neither a folder nor a file."),
         (["--save", "text"], "text: exists already."),
         (["--save", "no/such/folder/x"], "no/such/folder/x: no such file or directory."),
         (["--save", "x", "--root", "."], "--save: not together with --root"),
@@ -121,6 +122,7 @@ def test_a_file_alone_and_a_link_to_it(capsys: pytest.CaptureFixture[str], model
 )
 def test_mistakes_are_told_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("text").write_text("not an archive")
+    os.mkfifo("pipe")
     code, out, err = check(capsys, *words)
     assert code == 2
     assert err.startswith(f"loadspan check: {said}")

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import stat
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -132,8 +133,10 @@ def _recorded(root: str, paths: Sequence[str]) -> tuple[Tree, Answers]:
             raise UserError(
                 f"{root}: neither sys nor proc in it. Give a folder that holds them, or a FILE.tar.gz of loadspan check --save."
             )
-    else:
+    elif stat.S_ISREG(os.stat(root).st_mode):  # noqa: PTH116 - as above
         tree = captured.read(root)
+    else:
+        raise UserError(f"{root}: neither a folder nor a file. Give a folder that holds sys and proc, or a FILE.tar.gz.")
     told = answers.parse(captured.manifest(tree))
     if not paths:
         return tree, told
