@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -308,5 +309,64 @@ def memory(folder: Path, pairs: int, scale: float) -> list[Row]:  # noqa: ARG001
     return rows
 
 
-PARTS = {"calls": calls, "idle": idle, "start": start, "memory": memory}
+# What reads the machine
+
+
+def _sampled(folder: Path, seconds: float, threads: int) -> float:
+    """CPU seconds of the sampler by the seconds of a load in which *threads* read a file, each in a stage."""
+    import loadspan
+    from loadspan import names
+
+    def read(until: float) -> None:
+        with loadspan.stage("read", path=folder / "plain"), (folder / "plain").open("rb") as file:
+            while time.perf_counter() < until:
+                file.read(_READ)
+                file.seek(0)
+                time.sleep(0.001)
+
+    with _measure.recording(folder / "runs"), loadspan.load("benchmark"), ThreadPoolExecutor(threads) as pool:
+        until = time.perf_counter() + seconds
+        list(pool.map(read, [until] * threads))
+    (load,) = _measure.loads_in(folder / "runs")
+    shutil.rmtree(folder / "runs")
+    return (load.number(names.SAMPLER_TIME) or 0.0) / (load.duration or seconds)
+
+
+def _looked_at(folder: Path, count: int) -> list[float]:
+    """Seconds in which a load looks at a file that it has not met."""
+    from loadspan.facts import counters
+    from loadspan.instrument.surroundings import Surroundings
+
+    places, found = [folder / f"file-{number}" for number in range(count)], []
+    for place in places:
+        with place.open("wb") as file:
+            file.truncate(1 << 30)  # a hole: read into the page cache as any file
+        with place.open("rb") as file:
+            file.read(256 << 20)
+    surroundings = Surroundings(counters.of_process())
+    for place in places:
+        begun = time.perf_counter()
+        surroundings.meet([str(place)])
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+def sampler(folder: Path, pairs: int, scale: float) -> list[Row]:
+    """The thread that looks at the machine while a load is open, and the look at a file before it is read."""
+    with (folder / "plain").open("wb") as file:
+        file.truncate(64 << 20)
+    seconds = max(0.5, 3 * scale)
+    rows = [
+        Row(
+            what=f"CPU time of the sampler / load: {threads} {'thread reads' if threads == 1 else 'threads read'}",
+            values=[_sampled(folder, seconds, threads) for _ in range(pairs)],
+            most=0.01,
+        )
+        for threads in (1, 16)
+    ]
+    looks = [value * _MS for value in _looked_at(folder, max(2, 3 * pairs))]
+    return [*rows, Row(what="look at a file of 1 GiB before its first read", unit="ms", values=looks, most=1)]
+
+
+PARTS = {"calls": calls, "sampler": sampler, "idle": idle, "start": start, "memory": memory}
 NEEDS = {"calls": ("torch", "safetensors", "cryptography"), "idle": ("torch", "cryptography"), "memory": ("torch", "safetensors")}

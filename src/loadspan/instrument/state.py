@@ -45,7 +45,8 @@ def write(recorder: Recorder, *, ended: bool) -> None:
     if not loads and not ended and _Written.idle:
         return
     _Written.idle = not loads
-    text = json.dumps(_state(recorder, loads, ended=ended)).encode()
+    curves = ", ".join(f'"{load.handle.span_context().span_id:016x}": {load.surroundings.curve.as_json()}' for load in loads)
+    text = f'{json.dumps(_state(recorder, loads, ended=ended))[:-1]}, "curves": {{{curves}}}}}'.encode()
     # Written over, not replaced: a rename ten times a second costs a percent of a core. Blanks cover what is left of a longer text before,
     # and one call writes it all, so who reads sees a whole text or, hardly ever, one to be read again.
     length = max(len(text), _Written.length)
@@ -90,7 +91,6 @@ def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
             "start": load.epoch(load.start),
             "size": attributes.load_size(load.sizes()) or 0,
             "stages": [_stage(load, stage) for stage in _open(recorder, load)],
-            "curve": load.surroundings.curve.attributes(),
         }
 
 

@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import blocks, counters, memory, numa, pagecache, storage, tree
+from loadspan.facts import blocks, counters, memory, numa, pagecache, storage
+from loadspan.facts.kept import Kept
 from loadspan.guard import safely
 from loadspan.instrument.curve import Curve, Point
 
@@ -33,6 +34,23 @@ _RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
 @lru_cache(maxsize=1)
 def _nodes() -> dict[int, frozenset[int]]:
     return numa.nodes()
+
+
+_wchan: dict[int, Kept] = {}
+"""Where each thread sleeps, kept open: of sixteen threads it would cost the sampler as much as all the rest."""
+
+
+def _asleep(thread: int) -> bytes:
+    """The kernel function in which *thread* sleeps, `0` where it does not, empty where the kernel does not tell."""
+    kept = _wchan.get(thread)
+    if kept is None or not kept.alive:
+        while len(_wchan) >= _THREADS:
+            del _wchan[next(iter(_wchan))]
+        kept = _wchan[thread] = Kept(f"/proc/self/task/{thread}/wchan")
+    place = kept.read()
+    if not place:
+        _wchan.pop(thread, None)  # it has ended, and its number may come again
+    return place
 
 
 class _Disk:
@@ -123,7 +141,7 @@ class Surroundings:
         for number, thread in enumerate(threads):
             if number == _THREADS:
                 return
-            place = tree.content(f"/proc/self/task/{thread}/wchan")
+            place = _asleep(thread)
             if not place:
                 continue
             self._asked += 1

@@ -110,11 +110,11 @@ def read(path: Path) -> Process | None:
         updated=updated,
         ended=document.get("ended") is True,
         closed=_number(document.get("closed")) or 0,
-        loads=tuple(_loads(document.get("loads"))),
+        loads=tuple(_loads(document.get("loads"), document.get("curves"))),
     )
 
 
-def _loads(items: Any) -> Iterator[RunningLoad]:
+def _loads(items: Any, curves: Any) -> Iterator[RunningLoad]:
     for item in items if isinstance(items, list) else ():
         if not isinstance(item, dict):
             continue
@@ -130,7 +130,7 @@ def _loads(items: Any) -> Iterator[RunningLoad]:
                 start=start,
                 size=_number(item.get("size")),
                 stages=tuple(_stages(item.get("stages"))),
-                curve=_curve(item.get("curve")),
+                curve=_curve(curves.get(span_id) if isinstance(curves, dict) else None),
             )
 
 
