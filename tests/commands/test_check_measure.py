@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from loadspan.commands import main
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = 96 << 20
 
 
@@ -59,3 +59,31 @@ def test_memory_is_measured_through_a_scratch_file_that_is_gone_afterwards(
     assert "writes " in captured.err
     assert "  /dev/shm\n" in captured.out
     assert [name for name in os.listdir("/dev/shm") if "loadspan" in name] == []  # noqa: S108, PTH208 - as above
+
+
+ON_FAKEGPU = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import fakegpu
+from loadspan.commands import main
+fakegpu.register()
+sys.exit(main(["check", *sys.argv[1:]]))
+"""
+
+
+def test_a_device_that_only_torch_knows_is_described_and_measured(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_FAKEGPU, ROOT / "examples", "--device", "fakegpu", "--measure", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(device["label"], device["type"], device["visible"]) for device in found["devices"]] == [("fakegpu:0", "fakegpu", True)]
+    copies = {item["probe"]: item for item in found["measured"] if item.get("about") == "fakegpu:0"}
+    assert copies["copy to device, pageable"]["rate"] > 0
+    assert "skipped" in copies["copy to device, pinned"]
+    assert "to fakegpu" in done.stderr

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import stat
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from loadspan.commands import show
+from loadspan.commands import chosen, show
 from loadspan.errors import UserError
 from loadspan.facts import answers, capture, captured, checkup, survey
 from loadspan.facts.scrub import Scrub
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
     from loadspan.facts.answers import Answers, Place
     from loadspan.facts.checkup import Checkup, Measured
-
-_TORCH_NAME = re.compile(r"([a-z][a-z0-9_]*)(?::(\d{1,4}))?")
 
 
 class Check:
@@ -69,7 +66,7 @@ class Check:
         tree, told = _recorded(arguments.root, arguments.paths) if arguments.root else _here(arguments.paths, recorded=bool(arguments.save))
         found = survey.make(tree, told)
         if arguments.device:
-            found = survey.choose(found, [label_of(arguments.device, found)])
+            found = chosen.choose(arguments.device, found)
         if not arguments.root:
             found = replace(found, measured=_measured(found, arguments))
             told = replace(told, measured=found.measured)
@@ -105,7 +102,7 @@ def _measured(found: Checkup, arguments: argparse.Namespace) -> tuple[Measured, 
 
 def _named(device: str | None) -> str | None:
     """*device* where it is a name that torch understands."""
-    return device if device and _TORCH_NAME.fullmatch(device) else None
+    return device if device and chosen.TORCH_NAME.fullmatch(device) else None
 
 
 def _here(paths: Sequence[str], *, recorded: bool) -> tuple[Tree, Answers]:
@@ -154,63 +151,6 @@ def _place(path: str, told: Answers, root: str) -> Place:
         raise UserError(f"{path}: not in {root}. " + (f"It has {known}." if known else "Give an absolute path of the machine there."))
     resolved = os.path.normpath(path)
     return answers.Place(path, resolved, groups=(answers.Group(resolved),))
-
-
-def label_of(text: str, found: Checkup) -> str:
-    """
-    Label of the device that *text* names.
-
-    Raises:
-        UserError: it names none, or which one is not certain.
-    """
-    for device in found.devices:
-        if text.lower() in (device.label.lower(), device.pci_address, (device.pci_address or "").removeprefix("0000:")):
-            return device.label
-    match = _TORCH_NAME.fullmatch(text)
-    if match and match[1] not in ("cpu", "gpu"):
-        kind, index = match[1], int(match[2] or 0)
-        alike = [device for device in found.devices if device.type == kind or (kind, device.type) == ("cuda", "hip")]
-        for device in alike:
-            if device.index == index:
-                return device.label
-        if any(device.index is None and device.visible is not False for device in alike):
-            return _by_torch(text, kind, index, found)
-    elif not re.fullmatch(r"gpu\d+|[0-9a-f:.]{7,}", text, re.IGNORECASE):
-        raise UserError(f"{text}: no device. Give one as torch names it (cuda:0), its label (GPU0) or its PCI address.")
-    raise UserError(f"{text}: there is no such device. {_known(found)}")
-
-
-def _known(found: Checkup) -> str:
-    names = []
-    for device in found.devices:
-        torch = f", {device.type}:{device.index}" if device.type and device.index is not None else ""
-        names.append(f"{device.label} ({device.pci_address}{torch})")
-    return f"There is {', '.join(names)}." if names else "No accelerator was found."
-
-
-def _by_torch(text: str, kind: str, index: int, found: Checkup) -> str:
-    """Ask torch, which has to be imported and to initialize its devices for that."""
-    address = None if found.captured else _asked(kind, index)
-    for device in found.devices:
-        if address is not None and device.pci_address == address:
-            return device.label
-    reason = "which one that is cannot be told" + ("" if found.captured else " without torch that sees it")
-    raise UserError(f"{text}: {reason}. Name it by label or PCI address. {_known(found)}")
-
-
-def _asked(kind: str, index: int) -> str | None:
-    from loadspan.facts import device
-
-    try:
-        import torch
-    except ImportError:
-        return None
-    module: Any = getattr(torch, kind, None)
-    try:
-        module.init()
-    except (RuntimeError, AssertionError, AttributeError):
-        return None
-    return device.of_torch(kind, index).pci_address
 
 
 def _save(path: str, tree: capture.Recorder, told: Answers, stream: Any) -> None:

@@ -45,7 +45,7 @@ def measure(found: Checkup, scratch: str | None, device: str | None) -> Iterator
         if name is None:
             continue
         place = ceilings.Device(one.type or name.partition(":")[0], None, one.pci_address)
-        yield from _run(device_probe.plan(name), f"{one.label} ({name})", place, line)
+        yield from _run(device_probe.plan(name), name if name == one.label else f"{one.label} ({name})", place, line)
 
 
 def kept(found: Checkup) -> tuple[Measured, ...]:

@@ -123,8 +123,9 @@ def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
 
 
 def _identity(device: Device) -> list[str]:
+    torch = f"{_TORCH.get(device.type, device.type)}:{device.index}" if device.type and device.index is not None else ""
     return [
-        f"{_TORCH.get(device.type, device.type)}:{device.index}" if device.type and device.index is not None else "",
+        torch if torch != device.label else "",
         device.name or _VENDORS.get(device.vendor or "", device.vendor) or "",
         "" if device.memory is None else units.size(device.memory),
         device.pci_address or "",
