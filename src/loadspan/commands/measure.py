@@ -41,7 +41,7 @@ def measure(found: Checkup, scratch: str | None, device: str | None) -> Iterator
         yield from _run(storage_probe.plan(path, scratch=folder), path, mount, line)
     yield from _run(crypto.plan(), None, ceilings.Processor(), line)
     for one in found.devices:
-        name = device or _torch_name(one)
+        name = _torch_name(one) or device
         if name is None:
             continue
         place = ceilings.Device(one.type or name.partition(":")[0], None, one.pci_address)
