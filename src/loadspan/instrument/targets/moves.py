@@ -12,6 +12,7 @@ import threading
 import time
 from array import array
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -47,8 +48,8 @@ class _Before(threading.local):
 class _Change:
     """What a call did to the tensors of a module."""
 
-    copies: array[int]
-    """Bytes of each tensor that went to another device."""
+    copies: dict[int, int]
+    """How many tensors of each size went to another device: a model has few sizes, however many tensors."""
     cast: int
     """Bytes of those that were cast where they are."""
     made: int
@@ -58,13 +59,19 @@ class _Change:
 
     def of_copies(self) -> dict[str, Any]:
         """Number and size of the copies."""
-        ordered = sorted(self.copies)
+        ordered, count = sorted(self.copies), sum(self.copies.values())
+        passed = accumulate(self.copies[size] for size in ordered)
         return {
-            names.COPY_COUNT: len(ordered),
+            names.COPY_COUNT: count,
             names.COPY_SIZE_MIN: ordered[0],
-            names.COPY_SIZE_MEDIAN: ordered[len(ordered) // 2],
+            names.COPY_SIZE_MEDIAN: next(size for size, below in zip(ordered, passed, strict=True) if 2 * below > count),
             names.COPY_SIZE_MAX: ordered[-1],
         }
+
+    @property
+    def moved(self) -> int:
+        """Bytes that went to another device."""
+        return sum(size * count for size, count in self.copies.items())
 
 
 class _Survey:
@@ -138,11 +145,15 @@ class _Survey:
             sizes.append(tensors.size(tensor))
             moves.append(moved)
         again = _again(identities)
-        kept: tuple[array[int], array[int]] = array("Q"), array("Q")
+        cast, copies = 0, dict[int, int]()
         for index, size in enumerate(sizes):
-            if index not in again:
-                kept[moves[index]].append(size)
-        return _Change(kept[1], sum(kept[0]), made, device, dtype)
+            if index in again:
+                continue
+            if moves[index]:
+                copies[size] = copies.get(size, 0) + 1
+            else:
+                cast += size
+        return _Change(copies, cast, made, device, dtype)
 
 
 def _again(identities: array[int]) -> set[int]:
@@ -253,7 +264,7 @@ def _changed(stage: OpenStage, survey: _Survey, function: Any, events: _Events |
         stage.attributes[names.DEVICE_TYPE] = device.type
     elif device is not None:
         stage.name = names.TO_DEVICE
-        stage.size = sum(change.copies)
+        stage.size = change.moved
         stage.attributes |= change.of_copies()
         stage.attributes[names.DEVICE_TYPE] = device.type
         stage.destination = arrived(destination, device)
