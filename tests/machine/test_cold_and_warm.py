@@ -234,3 +234,17 @@ def test_bytes_that_are_in_memory_already_are_neither_cold_nor_warm(spans: Spans
     assert "loadspan.cache.cold" not in parts["deserialize"]
     assert "loadspan.cache.residency" not in parts["deserialize"]
     assert parts["read"]["loadspan.cache.cold"] == 0.0
+
+
+def test_what_a_disk_does_after_an_implicit_load_is_not_the_load_s(spans: Spans, model: Path, weights: Path) -> None:
+    chill(model)
+    by_safetensors(model)
+    for _ in range(4):
+        chill(weights)
+        descriptor = os.open(weights, os.O_RDONLY)
+        while os.read(descriptor, MIB):
+            pass
+        os.close(descriptor)
+    load = spans.load()
+    assert load["attributes"]["loadspan.implicit"] is True
+    assert load["attributes"].get("loadspan.disk.read", 0) < 2 * model.stat().st_size

@@ -7,6 +7,7 @@ What the machine does while a load is open: the files' pages in the cache before
 from __future__ import annotations
 
 import threading
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ _THREADS = 16  # of a load are asked where in the kernel they sleep
 _PLACES = 64  # kernel functions told apart
 _SHOWN = 5
 _LONG = 1.0  # seconds from which the milliseconds of a second look at the files are nothing
+_FRESH = 100_000_000  # nanoseconds: an older reading is that of a load which ended then, and its disks have gone on since
 _LOOKED_AGAIN = 8  # files, the biggest
 _RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
 
@@ -128,8 +130,9 @@ class Surroundings:
             at: Seconds since the load began.
             size: Bytes that have entered the load.
         """
-        for disk in list(self._disks.values()):
-            disk.look()
+        if time.perf_counter_ns() - counted.at < _FRESH:
+            for disk in list(self._disks.values()):
+                disk.look()
         facts = counters.difference(self.before, counted)
         self._storage_read = facts.storage_read
         delivered = {disk.name: use.size for disk in list(self._disks.values()) if (use := disk.use()) is not None}
