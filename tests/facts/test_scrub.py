@@ -50,6 +50,13 @@ def test_volume_and_container_ids_are_replaced_and_what_they_are_stays() -> None
     assert container not in SCRUB.content("proc/self/cgroup", f"0::/docker/{container}\n".encode()).decode()
 
 
+def test_a_pod_keeps_one_name_in_both_spellings() -> None:
+    spelled = "/kubepods/pod8932f937-d72c-4106-c12f-20bd9faed9f6", "/kubepods.slice/kubepods-pod8932f937_d72c_4106_c12f_20bd9faed9f6.slice"
+    found = [SCRUB.text(text) for text in spelled]
+    assert "8932f937" not in "".join(found)
+    assert found[0].rpartition("pod")[2].replace("-", "_") == found[1].rpartition("pod")[2].removesuffix(".slice")
+
+
 def test_the_name_of_the_host_is_replaced_where_people_write_it() -> None:
     assert SCRUB.content("sys/block/dm-0/dm/name", b"gpu-host-7-root\n") == b"host-root\n"
     assert SCRUB.content("proc/self/cgroup", b"0::/lxc/gpu-host-7\n") == b"0::/lxc/host\n"

@@ -13,14 +13,13 @@ import machines
 from loadspan.facts import answers, capture, captured, checkup, mounts, survey
 from loadspan.facts.answers import Answers, Group, Place, Told
 from loadspan.facts.scrub import Scrub
+from loadspan.facts.tree import Tree
 from loadspan.report import checkup as report
 from loadspan.report.terminal import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from loadspan.facts.tree import Tree
 
 
 def places_of(tree: Tree) -> tuple[Place, ...]:
@@ -193,3 +192,39 @@ def test_choosing_a_device_keeps_its_remarks_alone(machine: Callable[[str], Tree
     assert labels(one) == [("GPU7", None, True)]
     assert [remark.about for remark in one.remarks] == ["GPU7"]
     assert survey.choose(replace(found, remarks=()), ["GPU0"]).remarks == ()
+
+
+JUNK = [b"", b"\0", b"\xff\xfe", b"-1", b"9" * 20, b"x" * 100_000, b"\n" * 50, b"1e308", b"nan", b"0x" + b"f" * 40, b"../../..", b"\x1b[2J"]
+
+
+class Damaged(Tree):
+    """A machine whose files are cut, overwritten or nonsense, another way each time that they are read."""
+
+    def __init__(self, root: str, chance: random.Random) -> None:
+        super().__init__(root)
+        self.chance = chance
+
+    def bytes(self, path: str) -> bytes:
+        content = bytearray(super().bytes(path))
+        match self.chance.randrange(10):
+            case 0:
+                return self.chance.choice(JUNK)
+            case 1:
+                del content[self.chance.randrange(len(content) + 1) :]
+            case 2 if content:
+                for _ in range(self.chance.choice((1, 3, 20))):
+                    content[self.chance.randrange(len(content))] = self.chance.randrange(256)
+        return bytes(content)
+
+
+@pytest.mark.parametrize("name", machines.names())
+def test_of_damaged_kernel_files_the_rest_is_told_and_nothing_odd_printed(name: str, machine: Callable[[str], Tree]) -> None:
+    tree = machine(name)
+    told = Answers(cpus="0-3", places=places_of(tree))
+    chance = random.Random(name)  # noqa: S311 - damage that is the same every time
+    for _ in range(3):
+        found = survey.make(Damaged(tree.root, chance), told)
+        json.dumps(checkup.as_json(found), allow_nan=False)
+        text = "\n".join(report.lines(found, Look(width=80)))
+        for odd in ("\x1b", "None", "nan", "N/A"):
+            assert odd not in text

@@ -150,12 +150,15 @@ def _on_cpus(device: Device, machine: Machine, nodes: dict[int, str | None]) -> 
     allowed = _cpus(machine.cpus_allowed)
     if numa.relation(allowed, _cpus(device.cpus)) == "remote":
         own = numa.node_of_affinity(allowed, {number: cpus for number, text in nodes.items() if (cpus := _cpus(text))})
+        here = "" if own is None else f" of node {own}"
+        there, bind = "", ""
+        if device.numa_node is not None:
+            there, bind = f" of NUMA node {device.numa_node}", f" Start the program with: numactl --cpunodebind={device.numa_node}"
         yield Remark(
             id="remote_cpus",
             about=device.label,
-            text=f"it is near CPUs {device.cpus} of NUMA node {device.numa_node}, but this process may only use {machine.cpus_allowed}"
-            f"{'' if own is None else f' of node {own}'}: every copy crosses between nodes. Start the program with: numactl "
-            f"--cpunodebind={device.numa_node}",
+            text=f"it is near CPUs {device.cpus}{there}, but this process may only use {machine.cpus_allowed}{here}: every copy crosses "
+            f"between nodes.{bind}",
         )
 
 

@@ -24,7 +24,7 @@ _UNREAD = re.compile(
 """Files whose content is left out whoever reads them."""
 
 _IDENTIFIER = re.compile(
-    r"(?<![0-9A-Za-z])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9A-Za-z])|(?<=GPU-)[0-9a-f][0-9a-f-]*|(?<=MIG-)[0-9a-f][0-9a-f-]*"
+    r"(?:(?<=pod)|(?<![0-9A-Za-z]))[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}(?![0-9A-Za-z])|(?<=GPU-)[0-9a-f][0-9a-f-]*|(?<=MIG-)[0-9a-f][0-9a-f-]*"
     r"|(?<![0-9A-Za-z])[0-9a-f]{32,}(?![0-9A-Za-z])",
     re.IGNORECASE,
 )
@@ -96,10 +96,10 @@ class Scrub:
         """Other digits: each depends on itself and on those before it, so that what starts alike still does."""
         found = ""
         for index, digit in enumerate(digits):
-            if digit == "-":
+            if digit in "-_":
                 found += digit
                 continue
-            before = digits[:index].replace("-", "").lower().encode()
+            before = digits[:index].replace("-", "").replace("_", "").lower().encode()
             pad = hmac.new(self._key, before, hashlib.sha256).digest()[0] & 15
             found += f"{int(digit, 16) ^ pad:x}"
         return found
