@@ -205,6 +205,7 @@ class Damaged(Tree):
         self.chance = chance
 
     def bytes(self, path: str) -> bytes:
+        """What is left of the file."""
         content = bytearray(super().bytes(path))
         match self.chance.randrange(10):
             case 0:
