@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SHORTEST = 0.5  # seconds
 _FEWEST = 5  # points
+_FLOWING = 4  # steps in which something came
 _WORTH_SHOWING = 0.01  # share of the load's bytes
 
 _SERIES = ((names.CURVE_STORAGE_READ, "from storage"), (names.CURVE_READ, "through read()"))
@@ -37,6 +38,8 @@ def rows(load: Load, end: int) -> Iterator[Row]:
         if total <= 0 or total < _WORTH_SHOWING * (load.size or 0):
             continue
         steps = zip(times, times[1:], values, values[1:], strict=False)
+        if sum(after > before for before, after in pairwise(values)) < _FLOWING:
+            continue  # a stage tells the rate of a moment better
         peak = max((after - before) / (stop - start) for start, stop, before, after in steps)
         points = tuple((min(at / seconds, 1.0), (value - values[0]) / total) for at, value in zip(times, values, strict=True))
         yield Row(label=label, size=int(total), curve=points, facts=(f"peak {units.throughput(peak)}",))

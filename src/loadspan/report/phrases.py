@@ -175,7 +175,8 @@ def _cache_of_load(load: Load) -> Iterator[str]:
 
 def _memory_facts(load: Load) -> Iterator[str]:
     if _worth(refaulted := load.number(names.MEMORY_REFAULT), load.size) and refaulted:
-        yield f"{units.size(refaulted)} read again after eviction"
+        scope = load.text(names.MEMORY_REFAULT_SCOPE)
+        yield f"{units.size(refaulted)} evicted and read again" + (f" in its {scope}" if scope == "cgroup" else " on this host")
     limit, hits = load.number(names.MEMORY_LIMIT), load.number(names.MEMORY_LIMIT_HITS)
     if limit and hits:
         yield f"memory limit {units.size(limit)} reached {count(hits)} times"
