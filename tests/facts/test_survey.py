@@ -61,6 +61,24 @@ def without_servers(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def test_ids_and_host_names_in_paths_are_the_same_in_the_mounts_and_the_answers(tmp_path: Path) -> None:
+    pod = "8932f937-d72c-4106-c12f-20bd9faed9f6"
+    tree = machines.unpack_text(
+        f"proc/self/mountinfo = 1 0 8:1 / / rw - ext4 /dev/sda1 rw\\n2 1 8:2 / /data/node-7/{pod}/v rw - xfs /dev/sdb1 rw", tmp_path / "m"
+    )
+    place = f"/data/node-7/{pod}/v/llama"
+    told = Answers(places=(Place(place, place, groups=(Group(f"{place}/x", 1, 5),)),))
+    recorder = capture.Recorder(tree.root)
+    assert survey.make(recorder, told).paths[0].storage[0].filesystem == "xfs"
+    scrub = Scrub("node-7.example", [place])
+    capture.write(str(tmp_path / "a.tar.gz"), recorder, answers.as_json(answers.scrubbed(told, scrub)), scrub)
+    archive = captured.read(str(tmp_path / "a.tar.gz"))
+    (found,) = survey.make(archive, answers.parse(captured.manifest(archive))).paths
+    assert found.storage[0].filesystem == "xfs"
+    assert found.path.startswith("/data/host/")
+    assert pod not in found.path
+
+
 def labels(found: checkup.Checkup) -> list[tuple[str, int | None, bool | None]]:
     return [(device.label, device.index, device.visible) for device in found.devices]
 

@@ -161,8 +161,7 @@ def _save(path: str, tree: capture.Recorder, told: Answers, stream: Any) -> None
         for name in (place.path, place.resolved, *(file for group in place.groups for file in (group.file, group.below) if file))
     ]
     scrub = Scrub(os.uname().nodename, places)
-    manifest = answers.as_json(replace(told, environment={name: scrub.text(text) for name, text in told.environment.items()}))
-    written = capture.write(path, tree, manifest, scrub)
+    written = capture.write(path, tree, answers.as_json(answers.scrubbed(told, scrub)), scrub)
     print(f"\nsaved: {clean(path)}, {written.size} bytes. It holds what was read of", file=stream)
     for line in report.listing(written.files, show.look(stream).width):
         print(line, file=stream)

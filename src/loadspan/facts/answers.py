@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from loadspan.facts.accelerators import Accelerator
+    from loadspan.facts.scrub import Scrub
     from loadspan.facts.storage import StorageFacts
     from loadspan.facts.tree import Tree
     from loadspan.facts.weights import File, Weights
@@ -197,6 +198,17 @@ def as_json(answers: Answers) -> dict[str, Any]:
         "measured": checkup.as_json(answers.measured),
         "places": [{**known(place), "groups": [known(group) for group in place.groups]} for place in answers.places],
     }
+
+
+def scrubbed(answers: Answers, scrub: Scrub) -> Answers:
+    """*answers* without what *scrub* takes out, with the paths as its mounts have them."""
+    places = []
+    for place in answers.places:
+        groups = [replace(group, file=scrub.path(group.file), below=group.below and scrub.path(group.below)) for group in place.groups]
+        places.append(replace(place, path=scrub.path(place.path), resolved=scrub.path(place.resolved), groups=tuple(groups)))
+    measured = [replace(one, about=one.about and scrub.path(one.about)) for one in answers.measured]
+    environment = {name: scrub.text(text) for name, text in answers.environment.items()}
+    return replace(answers, environment=environment, places=tuple(places), measured=tuple(measured))
 
 
 def parse(manifest: Mapping[str, Any]) -> Answers:

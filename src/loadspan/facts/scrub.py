@@ -66,6 +66,10 @@ class Scrub:
             path = self._host.sub("host", path)
         return self.text(path)
 
+    def path(self, path: str) -> str:
+        """A path that people gave a name, as the mounts of the capture have it."""
+        return self.text(self._host.sub("host", path) if self._host is not None else path)
+
     def text(self, text: str) -> str:
         """*text* without identifiers: in names, variables and contents alike."""
         text = _IDENTIFIER.sub(lambda match: self._digits(match[0]), text)
