@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import machines
-from loadspan.facts import answers, capture, captured, checkup, mounts, survey
+from loadspan.facts import capture, captured, checkup, manifest, mounts, survey
 from loadspan.facts.answers import Answers, Group, Place, Told
 from loadspan.facts.scrub import Scrub
 from loadspan.facts.tree import Tree
@@ -40,9 +40,9 @@ def test_a_captured_machine_says_what_the_machine_said(name: str, machine: Calla
     recorder = capture.Recorder(tree.root)
     assert checkup.as_json(survey.make(recorder, told)) == before
     scrub = Scrub("no-such-host", [place.resolved for place in told.places])
-    capture.write(str(tmp_path / "a.tar.gz"), recorder, answers.as_json(told), scrub)
+    capture.write(str(tmp_path / "a.tar.gz"), recorder, manifest.as_json(told), scrub)
     archive = captured.read(str(tmp_path / "a.tar.gz"))
-    again = answers.parse(captured.manifest(archive))
+    again = manifest.parse(captured.manifest(archive))
     assert again == told
     assert without_servers(checkup.as_json(survey.make(archive, again))) == without_servers(before)
 
@@ -71,9 +71,9 @@ def test_ids_and_host_names_in_paths_are_the_same_in_the_mounts_and_the_answers(
     recorder = capture.Recorder(tree.root)
     assert survey.make(recorder, told).paths[0].storage[0].filesystem == "xfs"
     scrub = Scrub("node-7.example", [place])
-    capture.write(str(tmp_path / "a.tar.gz"), recorder, answers.as_json(answers.scrubbed(told, scrub)), scrub)
+    capture.write(str(tmp_path / "a.tar.gz"), recorder, manifest.as_json(manifest.scrubbed(told, scrub)), scrub)
     archive = captured.read(str(tmp_path / "a.tar.gz"))
-    (found,) = survey.make(archive, answers.parse(captured.manifest(archive))).paths
+    (found,) = survey.make(archive, manifest.parse(captured.manifest(archive))).paths
     assert found.storage[0].filesystem == "xfs"
     assert found.path.startswith("/data/host/")
     assert pod not in found.path
@@ -154,8 +154,8 @@ GOOD = Answers(
 
 
 def test_answers_survive_json() -> None:
-    assert answers.parse(json.loads(json.dumps(answers.as_json(GOOD)))) == GOOD
-    assert answers.parse({}) == Answers()
+    assert manifest.parse(json.loads(json.dumps(manifest.as_json(GOOD)))) == GOOD
+    assert manifest.parse({}) == Answers()
 
 
 def test_of_answers_that_were_tampered_with_the_rest_is_kept(machine: Callable[[str], Tree]) -> None:
@@ -181,10 +181,10 @@ def test_of_answers_that_were_tampered_with_the_rest_is_kept(machine: Callable[[
         "/",
     ]
     for _ in range(600):
-        document = json.loads(json.dumps(answers.as_json(GOOD)))
+        document = json.loads(json.dumps(manifest.as_json(GOOD)))
         for _ in range(chance.choice((1, 1, 3))):
             spoil(document, chance, junk)
-        told = answers.parse(document)
+        told = manifest.parse(document)
         text = json.dumps(checkup.as_json(survey.make(tree, told)), allow_nan=False)
         assert "Infinity" not in text
         assert "\x1b" not in "\n".join(report.lines(survey.make(tree, told), nowhere))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.commands import chosen, show
 from loadspan.errors import UserError
-from loadspan.facts import answers, capture, captured, checkup, survey
+from loadspan.facts import answers, capture, captured, checkup, manifest, survey
 from loadspan.facts.scrub import Scrub
 from loadspan.facts.tree import HERE, Tree
 from loadspan.report import checkup as report
@@ -134,7 +134,7 @@ def _recorded(root: str, paths: Sequence[str]) -> tuple[Tree, Answers]:
         tree = captured.read(root)
     else:
         raise UserError(f"{root}: neither a folder nor a file. Give a folder that holds sys and proc, or a FILE.tar.gz.")
-    told = answers.parse(captured.manifest(tree))
+    told = manifest.parse(captured.manifest(tree))
     if not paths:
         return tree, told
     return tree, replace(told, places=tuple(_place(path, told, root) for path in paths))
@@ -161,7 +161,7 @@ def _save(path: str, tree: capture.Recorder, told: Answers, stream: Any) -> None
         for name in (place.path, place.resolved, *(file for group in place.groups for file in (group.file, group.below) if file))
     ]
     scrub = Scrub(os.uname().nodename, places)
-    written = capture.write(path, tree, answers.as_json(answers.scrubbed(told, scrub)), scrub)
+    written = capture.write(path, tree, manifest.as_json(manifest.scrubbed(told, scrub)), scrub)
     print(f"\nsaved: {clean(path)}, {written.size} bytes. It holds what was read of", file=stream)
     for line in report.listing(written.files, show.look(stream).width):
         print(line, file=stream)
