@@ -26,7 +26,7 @@ def value(raw: Any) -> dict[str, Any]:
         return {"doubleValue": raw}
     if isinstance(raw, str):
         return {"stringValue": raw}
-    return {"arrayValue": {"values": [{"stringValue": item} for item in raw]}}
+    return {"arrayValue": {"values": [value(item) for item in raw]}}
 
 
 def span(
@@ -90,9 +90,11 @@ def founding_load() -> list[dict[str, Any]]:
     ]
 
 
-def write_state(folder: Path, pid: int, loads: list[dict[str, Any]], *, updated: float, ended: bool = False) -> None:
+def write_state(
+    folder: Path, pid: int, loads: list[dict[str, Any]], *, updated: float, ended: bool = False, curves: dict[str, Any] | None = None
+) -> None:
     state = {"version": 1, "pid": pid, "parent_pid": 1, "command": "python serve.py", "started": at(0)}
-    state |= {"updated": at(updated), "ended": ended, "closed": 0, "loads": loads}
+    state |= {"updated": at(updated), "ended": ended, "closed": 0, "loads": loads, "curves": curves or {}}
     (folder / f"state-{pid}.json").write_text(json.dumps(state))
 
 

@@ -38,7 +38,7 @@ def rows(load: Load, end: int) -> Iterator[Row]:
         if total <= 0 or total < _WORTH_SHOWING * (load.size or 0):
             continue
         steps = zip(times, times[1:], values, values[1:], strict=False)
-        if sum(after > before for before, after in pairwise(values)) < _FLOWING:
+        if sum(after > before for before, after in itertools.pairwise(values)) < _FLOWING:
             continue  # a stage tells the rate of a moment better
         peak = max((after - before) / (stop - start) for start, stop, before, after in steps)
         points = tuple((min(at / seconds, 1.0), (value - values[0]) / total) for at, value in zip(times, values, strict=True))
