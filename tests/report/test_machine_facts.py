@@ -85,9 +85,8 @@ def test_a_load_says_what_the_machine_did(tmp_path: Path) -> None:
         "                   42 % in cache before  11.6 GB from storage",
         "                   waited 1.00 s for a CPU",
         "  to_device        ··················▐████████████    4.00 s  20.0 GB",
-        "                   cuda:0  NVIDIA H100  1 200 copies, median 16.0 MB",
-        "                   pageable  PCIe Gen4 x4 of Gen4 x16  link degraded",
-        "                   remote NUMA node",
+        "                   cuda:0  NVIDIA H100  1 200 copies, median 16.0 MB  pageable",
+        "                   PCIe Gen4 x4 of Gen4 x16  link degraded  remote NUMA node",
     ]
 
 
