@@ -119,7 +119,7 @@ def test_a_cold_load_has_all_its_bytes_from_the_disk_and_waits_for_them(spans: S
     path: Path = request.getfixturevalue(fixture)
     size = path.stat().st_size
     loaded(spans, run, path)  # what the program itself reads from the disk at the first time is not the load's
-    load = undisturbed(path, chill, lambda: loaded(spans, run, path), 1.0)
+    load = undisturbed(path, chill, lambda: loaded(spans, run, path), 1.0, size * 1.01)
     found = load["attributes"]
     assert found["loadspan.cache.residency"] == pytest.approx(0, abs=0.02)
     assert found["loadspan.io.storage_read"] == near(size)
@@ -142,7 +142,7 @@ def test_a_cold_load_has_all_its_bytes_from_the_disk_and_waits_for_them(spans: S
 def test_a_warm_load_has_nothing_from_the_disk(spans: Spans, request: pytest.FixtureRequest, way: str) -> None:
     run, fixture, first, method = WAYS[way]
     path: Path = request.getfixturevalue(fixture)
-    load = undisturbed(path, heat, lambda: loaded(spans, run, path), 1.0)
+    load = undisturbed(path, heat, lambda: loaded(spans, run, path), 1.0, 0)
     found = load["attributes"]
     assert (found["loadspan.cache.residency"], found["loadspan.io.storage_read"]) == (1.0, 0)
     parts = stages(load)
@@ -157,7 +157,7 @@ def test_half_a_file_in_the_cache_is_half_a_file_from_the_disk(spans: Spans, wei
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), SIZE // 2, SIZE // 2, os.POSIX_FADV_DONTNEED)
 
-    load = undisturbed(weights, halve, lambda: loaded(spans, buffered, weights), 1.0)
+    load = undisturbed(weights, halve, lambda: loaded(spans, buffered, weights), 1.0, SIZE * 0.52)
     found, (read,) = load["attributes"], stages(load).values()
     assert found["loadspan.cache.residency"] == read["loadspan.cache.residency"] == pytest.approx(0.5, abs=0.02)
     assert read["loadspan.cache.cold"] == pytest.approx(0.5, abs=0.02)

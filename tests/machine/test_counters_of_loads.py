@@ -43,6 +43,11 @@ def parts_of_time(span: dict[str, Any]) -> list[float]:
     return [span["attributes"][f"loadspan.{name}"] for name in ("cpu_time", "blocked_time", "run_queue_time")]
 
 
+def about(seconds: float) -> Any:
+    """Within a few percent. On a busy machine a thread may lose its CPU between a look at the clock and one at the counters."""
+    return pytest.approx(seconds, rel=0.05, abs=0.015)
+
+
 def stages(load: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [span for span in walk(load) if span["name"] == name]
 
@@ -62,7 +67,7 @@ def test_the_times_of_one_thread_add_up_to_its_stage(spans: Spans, shards: list[
             time.sleep(0.2)
     load = spans.load()
     for span in walk(load):
-        assert sum(parts_of_time(span)) == pytest.approx(span["duration"], rel=0.05, abs=0.002), span["name"]
+        assert sum(parts_of_time(span)) == about(span["duration"]), span["name"]
     (decrypt,), (convert,) = stages(load, "decrypt"), stages(load, "convert")
     assert decrypt["attributes"]["loadspan.cpu_time"] == pytest.approx(0.2, abs=0.02)
     assert decrypt["attributes"]["loadspan.blocked_time"] == pytest.approx(0.2, abs=0.02)
@@ -99,7 +104,7 @@ def test_a_thread_that_shares_its_cpu_has_waited_for_it() -> None:
         assert waited > 0.25 * span["duration"]
         assert on_cpu > 0.29
         assert blocked < 0.1 * span["duration"]
-        assert on_cpu + blocked + waited == pytest.approx(span["duration"], rel=0.05)
+        assert on_cpu + blocked + waited == about(span["duration"])
 
 
 def test_pages_that_a_stage_touches_are_its_faults(spans: Spans, shards: list[Path]) -> None:
@@ -144,7 +149,7 @@ def test_workers_that_read_shards_are_counted_each_and_all_for_the_load(spans: S
     assert read["attributes"]["loadspan.file.count"] == SHARDS
     assert read["attributes"]["loadspan.io.storage_read"] == pytest.approx(SHARDS * SHARE, rel=0.02)
     assert read["attributes"]["loadspan.cache.residency"] == pytest.approx(0, abs=0.02)
-    assert sum(parts_of_time(read)) == pytest.approx(read["attributes"]["loadspan.busy_time"], rel=0.05)
+    assert sum(parts_of_time(read)) == about(read["attributes"]["loadspan.busy_time"])
 
 
 def pread(path: Path) -> int:
@@ -188,6 +193,6 @@ def test_stages_that_run_at_the_same_time_have_each_its_own_thread_s_bytes(spans
         assert read["attributes"]["loadspan.io.storage_read"] == pytest.approx(SHARE, rel=0.02)
         assert read["attributes"]["loadspan.cache.cold"] == pytest.approx(1, abs=0.02)
         assert "loadspan.io.read" not in read["attributes"]
-        assert sum(parts_of_time(read)) == pytest.approx(read["duration"], rel=0.05, abs=0.002)
+        assert sum(parts_of_time(read)) == about(read["duration"])
     assert load["attributes"]["loadspan.io.scope"] == "process"
     assert load["attributes"]["loadspan.io.storage_read"] == pytest.approx(2 * SHARE, rel=0.02)

@@ -126,11 +126,12 @@ def test_a_throttled_disk_is_waited_for_at_an_even_rate(tmp_path: Path, filesyst
     assert loop.startswith("loop")
     assert read["loadspan.read.method"] == how
     assert read["loadspan.cache.residency"] == found["loadspan.cache.residency"] == pytest.approx(0, abs=0.02)
-    assert found["loadspan.io.storage_read"] == pytest.approx(FLAT, rel=0.01)
+    assert FLAT <= found["loadspan.io.storage_read"] < 1.1 * FLAT  # with some of the program's own files
     assert found["loadspan.disk.read"] == pytest.approx(FLAT, rel=0.02)
     # It takes as long as the throttle says, asleep, on a disk that has nothing to do.
     assert FLAT / load["duration"] == pytest.approx(RATE, rel=0.15)
-    assert found["loadspan.blocked_time"] > 0.9 * load["duration"]
+    assert found["loadspan.blocked_time"] > 0.6 * load["duration"]
+    assert found["loadspan.blocked_time"] + found["loadspan.run_queue_time"] > 0.9 * load["duration"]
     assert found["loadspan.disk.utilization"] < 0.3
     for curve in ("storage_read", f"disk.{loop}"):
         even = rates(found["loadspan.curve.time"], found[f"loadspan.curve.{curve}"])
