@@ -165,7 +165,10 @@ def refused(error: int, *calls: int) -> str:
 @pytest.mark.parametrize("error", [EPERM, ENOSYS])
 @pytest.mark.parametrize(("prepare", "share"), [(chill, 0), (heat, 1)])
 def test_without_cachestat_the_owner_of_a_file_is_still_told(weights: Path, error: int, prepare: Any, share: int) -> None:
-    found = load(weights, refused(error, CACHESTAT), prepare=prepare)
+    for _ in range(4):
+        found = load(weights, refused(error, CACHESTAT), prepare=prepare)
+        if found.read["loadspan.io.storage_read"] == (1 - share) * SIZE:
+            break  # otherwise the machine took pages back meanwhile
     assert found.read["loadspan.cache.residency"] == pytest.approx(share, abs=0.02)
 
 
