@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _META = "meta"
 _BIG = 1 << 20  # bytes from which a tensor is asked where its pages are
-_PART = 10_000  # identities looked at together: a megabyte
+_BITS = 1 << 21  # a quarter of a megabyte
+_ALIGNED = 16  # bytes, of every object
 _EMPTY = "to_empty"
 _CASTS = ("half", "float", "double", "bfloat16", "type")
 
@@ -44,18 +45,28 @@ class _Before(threading.local):
     inside = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Change:
     """What a call did to the tensors of a module."""
 
-    copies: dict[int, int]
+    copies: dict[int, int] = field(default_factory=dict)
     """How many tensors of each size went to another device: a model has few sizes, however many tensors."""
-    cast: int
+    cast: int = 0
     """Bytes of those that were cast where they are."""
-    made: int
+    made: int = 0
     """Tensors that were given memory."""
-    device: Any
-    dtype: Any
+    device: Any = None
+    """Where the first that moved is now."""
+    dtype: Any = None
+    """What the first that was cast is now."""
+
+    def count(self, tensor: Any, number: int, *, moved: bool) -> None:
+        """Count a tensor that moved, or was cast, so many times."""
+        size = tensors.size(tensor)
+        if moved:
+            self.copies[size] = self.copies.get(size, 0) + number
+        else:
+            self.cast += number * size
 
     def of_copies(self) -> dict[str, Any]:
         """Number and size of the copies."""
@@ -126,47 +137,53 @@ class _Survey:
 
     def compare(self) -> _Change:
         """What happened to the tensors since."""
-        made = 0
-        device = dtype = None
-        identities, sizes, moves = array("Q"), array("Q"), bytearray()
+        change = _Change()
+        identities = array("Q")
+        for tensor, moved in self._changed(change):
+            identities.append(id(tensor))
+            change.count(tensor, 1, moved=moved)
+        if again := _again(identities):
+            for place, (tensor, moved) in enumerate(self._changed(_Change())):
+                if place in again:
+                    change.count(tensor, -1, moved=moved)
+        return change
+
+    def _changed(self, change: _Change) -> Iterator[tuple[Any, bool]]:
+        """Tensors that are elsewhere or of another type than before, and whether they moved; the rest goes into *change*."""
         for number, tensor in zip(self._walked, self._walk(), strict=False):
             old_device, old_dtype = self._kinds[number]
             moved = tensor.device != old_device
-            if (not moved and tensor.dtype == old_dtype) or tensor.is_meta:
+            if not moved:
+                if tensor.dtype == old_dtype or old_device.type == _META:
+                    continue
+                change.dtype = change.dtype or tensor.dtype
+            elif tensor.is_meta:
                 continue
-            if old_device.type == _META:
-                made += 1
+            elif old_device.type == _META:
+                change.made += 1
                 continue
-            if moved:
-                device = device or tensor.device
             else:
-                dtype = dtype or tensor.dtype
-            identities.append(id(tensor))
-            sizes.append(tensors.size(tensor))
-            moves.append(moved)
-        again = _again(identities)
-        cast, copies = 0, dict[int, int]()
-        for index, size in enumerate(sizes):
-            if index in again:
-                continue
-            if moves[index]:
-                copies[size] = copies.get(size, 0) + 1
-            else:
-                cast += size
-        return _Change(copies, cast, made, device, dtype)
+                change.device = change.device or tensor.device
+            yield tensor, moved
 
 
 def _again(identities: array[int]) -> set[int]:
-    """Places at which an identity was met before: weights that are tied. Looked for in parts, so that the sets stay small."""
-    parts = 1 + len(identities) // _PART
-    again: set[int] = set()
-    for part in range(parts):
-        here = [identity for identity in identities if (identity >> 6) % parts == part]
-        if len(set(here)) < len(here):
-            seen: set[int] = set()
-            for place, identity in enumerate(identities):
-                if (identity >> 6) % parts == part:
-                    (again if identity in seen else seen).add(place if identity in seen else identity)
+    """
+    Places at which an identity was met before: weights that are tied.
+
+    A bit for each stands for a set of them all: those that share one are looked at a second time, a percent of 100 000 tensors.
+    """
+    seen, shared = bytearray(_BITS // 8), set[int]()
+    for identity in identities:
+        place = identity // _ALIGNED % _BITS
+        bit = 1 << place % 8
+        if seen[place // 8] & bit:
+            shared.add(identity)
+        seen[place // 8] |= bit
+    met, again = set[int](), set[int]()
+    for place, identity in enumerate(identities if shared else ()):
+        if identity in shared:
+            (again if identity in met else met).add(place if identity in met else identity)
     return again
 
 
