@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import machines
 from loadspan.facts import pci
 from loadspan.facts.pci import PciDevice
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from loadspan.facts.tree import Tree
 
@@ -99,6 +101,16 @@ def test_a_device_says_what_it_is(machine: Machine) -> None:
 )
 def test_accelerators_are_what_computes_and_no_emulated_or_remote_screen(name: str, addresses: list[str], machine: Machine) -> None:
     assert [found.address for found in pci.accelerators(machine(name))] == addresses
+
+
+@pytest.mark.parametrize("vendor", ["0x1d0f", "0xfb5d", "0x1a03", "0x1234"])
+def test_the_screen_of_a_virtual_machine_or_a_management_controller_does_not_compute(vendor: str, tmp_path: Path) -> None:
+    screen, folder = "0000:00:03.0", "sys/devices/pci0000:00/0000:00:03.0"
+    tree = machines.unpack_text(
+        f"sys/bus/pci/devices/{screen} -> ../../../{folder[4:]}\n{folder}/class = 0x030000\n{folder}/vendor = {vendor}", tmp_path
+    )
+    assert [device.address for device in pci.devices(tree)] == [screen]
+    assert pci.accelerators(tree) == []
 
 
 def test_the_node_of_a_device_is_absent_where_the_kernel_says_minus_one(machine: Machine) -> None:

@@ -135,6 +135,13 @@ def test_a_link_at_its_best_is_not_degraded(machine: Machine) -> None:
     assert judged(machine("two-sockets"), "0000:8c:00.0") == Verdict(degraded=False)
 
 
+def test_what_the_two_ends_of_a_cable_say_of_its_speed_is_not_believed(machine: Machine) -> None:
+    tree = machine("enclosure")
+    assert table(tree, "0000:2d:00.0") == ["0000:00:07.0 0000:2b:00.0 Gen? x? of Gen? x?", "0000:2c:01.0 0000:2d:00.0 Gen3 x4 of Gen3 x4"]
+    assert str(narrowest(links(tree, "0000:2d:00.0"), possible=True)) == "0000:2c:01.0 0000:2d:00.0 Gen3 x4 of Gen3 x4"
+    assert judged(tree, "0000:2d:00.0", achieved=2.6 * GB) is None
+
+
 def test_a_link_with_fewer_lanes_than_both_its_ends_have_is_degraded_while_bytes_moved(machine: Machine) -> None:
     sentence = "PCIe link 0000:00:01.1 - 0000:01:00.0: x4 of x16 while bytes moved, 7.88 GB/s of 31.5 GB/s"
     assert judged(machine("trained-down"), "0000:01:00.0", achieved=6.4 * GB) == Verdict(degraded=True, sentence=sentence)

@@ -35,6 +35,7 @@ _WIDEST = 32  # 0, 63 and 255 are what a link that is down, or a device that doe
 _EMULATED_VENDORS: Final = frozenset({0x1B36, 0x1AF4, 0x15AD})  # QEMU's own ports, and VMware's
 _EMULATED: Final = frozenset({(0x104C, 0x8232), (0x104C, 0x8233)})  # a switch that exists in QEMU alone nowadays
 _UPSTREAM = re.compile(r".*:pcie1[0-9a-f]{2}")
+_BRIDGE: Final = 0x0604
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,16 @@ def _emulated(tree: Tree, folder: str) -> bool:
     return vendor in _EMULATED_VENDORS or (vendor, pci.code(tree, f"{folder}/device")) in _EMULATED
 
 
+def _tunnel(tree: Tree, parent: str, child: str) -> bool:
+    """
+    Whether a link runs through a Thunderbolt or USB4 cable: its port says 2.5 GT/s, as the standard wants, whatever the cable carries.
+
+    Told by a bridge below such a port, the one of the enclosure: no other port above a switch has been that slow for long.
+    """
+    class_code = pci.code(tree, f"{child}/class", 6)
+    return class_code is not None and class_code >> 8 == _BRIDGE and _lanes(tree, parent, "max").generation == 1
+
+
 class LinkReader:
     """
     The links of one device.
@@ -165,6 +176,8 @@ class LinkReader:
         found = []
         for (parent, parent_folder), (child, child_folder) in pairs:
             above, under = _emulated(tree, parent_folder), _emulated(tree, child_folder)
+            if _tunnel(tree, parent_folder, child_folder):
+                above = under = True  # its two ends say as little as those of a virtual machine
             ends = (
                 Lanes() if above else _lanes(tree, parent_folder, "max"),
                 Lanes() if under else _lanes(tree, child_folder, "max"),
@@ -202,7 +215,8 @@ def narrowest(links: Sequence[Link], *, possible: bool = False) -> Link | None:
     """
     The link that limits the way, by what links do now, or with *possible* by what they could.
 
-    None where there is none, or one of them is not known: it might be the narrowest. Links inside a virtual machine are not counted.
+    None where there is none, or one of them is not known: it might be the narrowest. Links inside a virtual machine, or in a cable that
+    hides them, are not counted.
     """
     found: list[tuple[float, float, Link]] = []
     for link in links:

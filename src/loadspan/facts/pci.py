@@ -23,8 +23,11 @@ _CODE = re.compile(r"0x([0-9a-f]{1,6})", re.IGNORECASE)
 _AMD: Final = 0x1002
 _DISPLAY: Final = 0x03
 _ACCELERATOR: Final = 0x1200
-# Screens of virtual machines (Bochs, virtio, VMware, QXL, VirtualBox, Hyper-V, Cirrus, Parallels) and of servers' management controllers.
-_SCREENS: Final = frozenset({0x1234, 0x1AF4, 0x15AD, 0x1B36, 0x80EE, 0x1414, 0x1013, 0x1AB8, 0x1A03, 0x102B, 0x18CA, 0x19E5})
+# Screens of virtual machines (Bochs, virtio, VMware, QXL, VirtualBox, Hyper-V, Cirrus, Parallels, Amazon, bhyve) and of servers' management
+# controllers.
+_SCREENS: Final = frozenset(
+    {0x1234, 0x1AF4, 0x15AD, 0x1B36, 0x80EE, 0x1414, 0x1013, 0x1AB8, 0x1D0F, 0xFB5D, 0x1A03, 0x102B, 0x18CA, 0x19E5, 0x126F}
+)
 
 
 @dataclass(frozen=True, slots=True)
