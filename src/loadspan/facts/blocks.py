@@ -278,10 +278,14 @@ class BlockDevice:
         self.number = number
         self._kept: Kept | None = None
 
+    def text(self) -> bytes:
+        """Its `stat` file now, for `parse_stat`; empty where there is none."""
+        if self._kept is None or self._kept.pid != os.getpid():
+            if not disks.NUMBER.fullmatch(self.number):
+                return b""
+            self._kept = Kept(f"/sys/dev/block/{self.number}/stat")
+        return self._kept.read()
+
     def read(self) -> BlockCounters | None:
         """The counters now; None where there are none."""
-        if not disks.NUMBER.fullmatch(self.number):
-            return None
-        if self._kept is None or self._kept.pid != os.getpid():
-            self._kept = Kept(f"/sys/dev/block/{self.number}/stat")
-        return parse_stat(self._kept.read(), time.perf_counter_ns())
+        return parse_stat(self.text(), time.perf_counter_ns())

@@ -12,7 +12,7 @@ import os
 import resource
 import threading
 import time
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from loadspan.facts import tree
 from loadspan.facts.kept import Kept
@@ -22,8 +22,7 @@ _PREFIX = "/proc/"
 _BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
 
 
-@dataclass(frozen=True, slots=True)
-class IoFacts:
+class IoFacts(NamedTuple):
     """Counter differences over a stage. Bytes, faults, seconds; None where the kernel does not tell."""
 
     storage_read: int | None = None
@@ -35,8 +34,7 @@ class IoFacts:
     run_queue_time: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(NamedTuple):  # which is made in a quarter of the time of a frozen dataclass, ten times a second and for every stage
     """Lifetime counters at one moment of one thread, or of the process; None where unreadable."""
 
     at: int
@@ -146,4 +144,4 @@ def difference(before: Counters, after: Counters) -> IoFacts:
 
 def with_blocked(whole: IoFacts, own: IoFacts) -> IoFacts:
     """The process's facts with the times that are of the one thread that called: blocked, and waiting for a CPU."""
-    return replace(whole, blocked_time=own.blocked_time, run_queue_time=own.run_queue_time)
+    return whole._replace(blocked_time=own.blocked_time, run_queue_time=own.run_queue_time)

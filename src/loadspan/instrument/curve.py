@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loadspan import names
 
@@ -16,8 +16,7 @@ MOST = 120
 """Points of one curve: what a terminal or a page can show."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """How far a load had come at one moment. All counts are from its start; None where the kernel does not tell."""
 
     at: float
@@ -25,7 +24,7 @@ class Point:
     size: int
     read: int | None = None
     storage_read: int | None = None
-    disks: Mapping[str, int] = field(default_factory=dict)
+    disks: Mapping[str, int] = MappingProxyType({})
 
 
 class Curve:

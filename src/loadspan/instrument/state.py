@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -36,6 +37,11 @@ class _Written:
     """Bytes of the longest text so far."""
 
 
+@lru_cache(maxsize=1)
+def _path(folder: Path, pid: int) -> str:
+    return str(folder / names.STATE_FILE.format(pid=pid))
+
+
 def write(recorder: Recorder, *, ended: bool) -> None:
     """Write the state file, if there is a folder and anything new to say. A folder that cannot be written is nobody's problem here."""
     if folder is None:
@@ -50,7 +56,7 @@ def write(recorder: Recorder, *, ended: bool) -> None:
     # Written over, not replaced: a rename ten times a second costs a percent of a core. Blanks cover what is left of a longer text before,
     # and one call writes it all, so who reads sees a whole text or, hardly ever, one to be read again.
     length = max(len(text), _Written.length)
-    path = folder / names.STATE_FILE.format(pid=os.getpid())
+    path = _path(folder, os.getpid())
     try:
         anew = 0 if _Written.length else os.O_TRUNC  # what an earlier process of this number left there
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | anew, 0o600)
