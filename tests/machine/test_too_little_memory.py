@@ -60,3 +60,33 @@ def test_what_did_not_fit_is_read_again_and_its_eviction_is_seen(tmp_path: Path,
     assert SIZE * 0.25 < second["loadspan.memory.refault"] < SIZE * 1.3
     for load in (first, second):
         assert 1 - LIMIT / SIZE - 0.1 < load["loadspan.cache.evicted"] <= 1
+
+
+AND_MORE = """
+import loadspan, os, time
+for _ in range(80):  # longer than the sampler rests
+    with open(small, "rb") as file:
+        file.read()
+time.sleep(0.15)  # it is quiet, and not over yet
+descriptor = os.open(path, os.O_RDONLY)
+end = time.monotonic() + 0.6
+while time.monotonic() < end:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    while os.read(descriptor, 1 << 20):
+        pass
+time.sleep(0.8)
+"""
+
+
+def test_what_other_work_does_to_memory_after_an_implicit_load_is_not_the_load_s(tmp_path: Path) -> None:
+    on_disk(tmp_path)
+    path, small = make(tmp_path / "large.bin", SIZE), make(tmp_path / "weights.bin", 24 * MIB)
+    chill(path)
+    with children.control_group("memory") as group:
+        loads = children.loads(AND_MORE, path, group, LIMIT, small, setup=ENTER + "small = sys.argv[4]")
+    found = loads[0]["attributes"]
+    assert found["loadspan.implicit"] is True
+    assert (found["loadspan.memory.limit"], found["loadspan.memory.limit.hits"]) == (LIMIT, 0)
+    assert found["loadspan.memory.refault"] < 24 * MIB
+    assert found["loadspan.io.pressure_time"] < loads[0]["duration"]
+    assert "loadspan.cache.evicted" not in found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class Surroundings:
         self._where: dict[bytes, int] = {}
         self._asked = 0
         self._cpus = numa.affinity()
-        self._memory = memory.read()
+        self._memory = self._memory_last = memory.read()
         self._storage_read: int | None = None
 
     def meet(self, paths: Iterable[str]) -> list[str]:
@@ -133,6 +134,7 @@ class Surroundings:
         if time.perf_counter_ns() - counted.at < _FRESH:
             for disk in list(self._disks.values()):
                 disk.look()
+            self._memory_last = memory.read()
         facts = counters.difference(self.before, counted)
         self._storage_read = facts.storage_read
         delivered = {disk.name: use.size for disk in list(self._disks.values()) if (use := disk.use()) is not None}
@@ -155,9 +157,13 @@ class Surroundings:
 
     def attributes(self, seconds: float) -> dict[str, Any]:
         """What was seen during a load of so many *seconds*, as attributes of its root."""
-        after = memory.read()
+        after = self._memory_last
+        if after is self._memory:  # nobody has looked: then there are no differences, but the limit is the same
+            after = replace(after, hits=None, refaulted=None, memory_pressure=None, io_pressure=None, swapped_in=None)
         facts = memory.difference(self._memory, after)
-        look_again = seconds > _LONG or facts.hits or facts.refaulted
+        # After a load that ended a while ago other work may have taken the pages.
+        over = time.perf_counter_ns() - self.before.at - seconds * 1e9 > _FRESH
+        look_again = facts.hits or (not over and (seconds > _LONG or facts.refaulted))
         found: dict[str, Any] = {
             **self.curve.attributes(),
             **self._of_disks(),
