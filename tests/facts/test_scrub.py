@@ -105,3 +105,15 @@ def test_only_the_mounts_of_the_paths_and_the_control_groups_stay() -> None:
 
 def test_bytes_that_are_no_text_stay_as_they_are() -> None:
     assert SCRUB.content("sys/x", b"\xff\x00a\n") == b"\xff\x00a\n"
+
+
+def test_no_password_key_or_signature_of_a_mount_is_in_a_capture() -> None:
+    sources = (
+        "curlftpfs#ftp://alice:p@ss@ftp.example.com/x",
+        "https://key:secret/with/slash@s3.example.com/b?sig=secret",
+        ":s3,secret_access_key=secret:bucket",
+        "//alice:p@ss@files.example.com/share",
+    )
+    found = "".join(mountinfo(line(f"fuse.x {source} rw,user_id=0")) for source in sources)
+    assert found.count("/models") == len(sources)
+    assert not [word for word in ("alice", "p@ss", "secret", "example.com") if word in found]

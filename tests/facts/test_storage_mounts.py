@@ -120,6 +120,25 @@ def test_passwords_of_a_source_are_left_out() -> None:
     assert remote.source(Mount("0:5", "/", "/m", "tmpfs", "none", ())) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "told"),
+    [
+        ("fuse", "curlftpfs#ftp://alice:p@ss@ftp.example.com/x", "curlftpfs#ftp://ftp.example.com/x"),
+        ("fuse.x", "https://key:secret/with/slash@s3.example.com:9000/b", "https://s3.example.com:9000/b"),
+        ("fuse.x", "https://alice:what?is#this@h/b", "https://h/b"),
+        ("fuse.x", "https://h/models?se=2026&sig=secret", "https://h/models"),
+        ("fuse.x", "https://h:443/a@b", "https://h:443/a@b"),
+        ("fuse.rclone", ":s3,access_key_id=A,secret_access_key=B:bucket", ":s3"),
+        ("fuse.rclone", "remote:bucket/a,b=c", "remote:bucket/a,b=c"),
+        ("cifs", "//alice:secret@files/share", "//files/share"),
+        ("cifs", "//files/share@x", "//files/share@x"),
+        ("nfs4", "[fd00::1]:/a@b,c=d?e", "[fd00::1]:/a@b,c=d?e"),
+    ],
+)
+def test_no_password_key_or_signature_of_a_source_is_told(kind: str, source: str, told: str) -> None:
+    assert remote.source(Mount("0:5", "/", "/m", kind, source, ())) == told
+
+
 def test_two_thousand_mounts_are_looked_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [b"%d 1 0:%d / /run/pods/%d/volume rw,relatime shared:%d - tmpfs tmpfs rw,size=1k" % (n, n, n, n) for n in range(30, 2030)]
     text = b"\n".join([MOUNTS.rstrip(), *lines, b""])

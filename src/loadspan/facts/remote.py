@@ -22,17 +22,28 @@ _REPORTED = {  # never `username`, `credentials` and their like
     "ext4": ("dax",),
     "xfs": ("dax",),
 }
-_USER = re.compile(r"(://)[^/@]*@")
+# User and password before the host of a URL or a share: to the last @ before the path, and further where the password has a slash.
+_USER = re.compile(r"""((?:^|:)//|^\\\\)(?:[^/\\?#]*@|[^/\\@:?#\[]*:(?!\d+(?:[/?#]|$))[^@]*@)""")
+_QUERY = re.compile(r"(://[^?]*)\?.*", re.DOTALL)  # it may hold a signature that opens the door
+_REMOTE = re.compile(r"(:?[^,:/]+),.*=.*", re.DOTALL)  # rclone has all parameters of a remote there, keys included
 _HOST = re.compile(r"\[?([^\[\]/\\:@\s]+|[0-9a-fA-F:.]+(?:%[\w.-]+)?)\]?")
+_AUTHORITY = re.compile(r"\[[^\]/]+\]|[^:/?#]+")
 _NAMED_HOST = re.compile(r"(?:[^@/]*@)?(\[[^\]/]+\]|[^:/\[\]@]+):")
 _HOSTED = ("sshfs", "glusterfs", "nfs", "mfs", "moosefs")
 _WINDOWS = "drvfs"
 
 
 def source(mount: Mount) -> str | None:
-    """What is mounted, as the kernel says; without the user and password of a URL. None where it says nothing."""
-    text = _USER.sub(r"\1", mount.source)[:_LONGEST]
+    """What is mounted, as the kernel says; without user, password, keys and signature. None where it says nothing."""
+    text = bare(mount.filesystem, mount.source)[:_LONGEST]
     return text if text not in ("", "none") else None
+
+
+def bare(filesystem: str, source: str) -> str:
+    """The *source* of a mount without what nobody should read there."""
+    text = _QUERY.sub(r"\1", _USER.sub(r"\1", source))
+    found = _REMOTE.fullmatch(text) if filesystem.partition(".")[0] == "fuse" else None
+    return found[1] if found is not None else text
 
 
 def subtype(mount: Mount) -> str | None:
@@ -55,7 +66,7 @@ def options(mount: Mount) -> tuple[tuple[str, str], ...]:
 
 def server(mount: Mount) -> str | None:
     """Host or hosts that a filesystem comes from; None where the source names none."""
-    text, kind = _USER.sub(r"\1", mount.source), mount.filesystem
+    text, kind = bare(mount.filesystem, mount.source), mount.filesystem
     if kind in ("nfs", "nfs4"):
         host, separator, _ = text.partition(":/")
         return _host(host) if separator else _host(mount.option("addr") or "")
@@ -71,7 +82,8 @@ def server(mount: Mount) -> str | None:
 
 def _of_fuse(text: str, name: str | None) -> str | None:
     if "://" in text:
-        return _host(text.partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0])
+        found = _AUTHORITY.match(text.partition("://")[2])
+        return _host(found[0]) if found is not None else None
     found = _NAMED_HOST.match(text)
     # Others write the name of a bucket or of a configured remote there.
     if found and (name in _HOSTED or (name is None and "@" in text)):

@@ -14,6 +14,8 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
+from loadspan.facts import remote
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -40,7 +42,7 @@ _OPTION = re.compile(
     "|compress(?:-force)?|size|mode|huge|mpol|nr_inodes|cache|access|trans|aname|msize|dax|discard|(?:rel|no)atime|subtype|metacopy"
     r"|(?:lower|upper)dir|lowerdir\+|datadir\+"
 )
-_URL = re.compile(r"(?P<scheme>\w+://)(?:[^/@]*@)?(?P<hosts>[^/:]+)(?P<rest>.*)", re.DOTALL)
+_URL = re.compile(r"(?P<scheme>[\w#+.-]+://)(?:[^/@]*@)?(?P<hosts>[^/:]+)(?P<rest>.*)", re.DOTALL)
 _SERVED = re.compile(r"(?P<user>[^@/]*@)?(?P<hosts>[^/]+?)(?P<rest>:/.*)", re.DOTALL)
 _CEPH = re.compile(r"[^@/]*@[^./]*(?P<rest>\..*)", re.DOTALL)
 _SHARED = re.compile(r"//(?P<hosts>[^/]+)(?P<rest>.*)", re.DOTALL)
@@ -126,6 +128,7 @@ class Scrub:
         return f"{head} - {kind} {self._source(kind, source)} {self._options(options)}\n"
 
     def _source(self, kind: str, source: str) -> str:
+        source = remote.bare(kind, source)
         if match := _URL.fullmatch(source):
             return f"{match['scheme']}{self.server(match['hosts'])}{match['rest']}"
         if kind == "ceph" and (match := _CEPH.fullmatch(source)):
