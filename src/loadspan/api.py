@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loadspan import names
 from loadspan.guard import safely
+from loadspan.instrument.destination import merge, named
 
 if TYPE_CHECKING:
     import os
@@ -62,6 +63,11 @@ def _device(frame: OpenLoad | OpenStage, device: Any) -> None:
     frame.attributes[names.DEVICE_TYPE] = kind
     if index.isdigit():
         frame.attributes[names.DEVICE_INDEX] = int(index)
+    there = named(str(device))
+    if there is not None and frame.stage is not None:
+        frame.stage.destination = there
+    elif there is not None and there.index is not None:
+        merge(frame.load.destinations, there)
 
 
 def _check(facts: dict[str, Any], allowed: tuple[str, ...]) -> None:

@@ -97,6 +97,16 @@ def fast(folder: Path, address: str) -> dict[str, Any]:
     return topology.attributes([there])
 
 
+def declared(folder: Path, address: str) -> dict[str, Any]:
+    """A copy that only the program knows of: it says to which device."""
+    play(folder, address)
+    exporter.clear()
+    with loadspan.load("model"), loadspan.stage("to_device", device=DEVICE, size=40_000_000):
+        time.sleep(0.5)
+    (load,) = tree_of(exporter.get_finished_spans())
+    return {"load": load["attributes"], "to_device": load["children"][0]["attributes"]}
+
+
 def wakes(folder: Path) -> None:
     """The link goes up, and is back down long before anybody looks at it in peace."""
     links(folder, speed="32.0 GT/s PCIe")
@@ -122,6 +132,7 @@ def main() -> None:
         "virtual": move(machines / "vm-emulated", "0000:01:00.0"),
         "no sysfs": move(machines / "container-no-pci", "0000:01:00.0"),
     }
+    found["declared"] = declared(machines / "trained-down", "0000:01:00.0")
     links(machines / "trained-down", speed="2.5 GT/s PCIe", width="1")
     found["stale"] = {"to_device": fast(machines / "trained-down", "0000:01:00.0")}
     play(machines / "two-sockets", "0000:18:00.0")

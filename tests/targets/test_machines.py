@@ -61,6 +61,13 @@ def test_a_link_that_stayed_below_both_its_ends_while_bytes_moved_is_degraded(mo
     }
 
 
+@pytest.mark.parametrize("span", ["load", "to_device"])
+def test_a_stage_that_the_program_declares_has_the_facts_of_its_device(moves: dict[str, Any], span: str) -> None:
+    found = moves["declared"][span]
+    assert (found["loadspan.device.name"], found["loadspan.device.index"]) == ("Fake 0", 0)
+    assert link(found) == link(moves["trained down"][span])
+
+
 def test_nothing_is_said_of_a_link_that_bytes_crossed_for_a_moment_only(moves: dict[str, Any]) -> None:
     found = link(moves["a moment"]["to_device"])
     assert found.keys() == {"generation.max", "width.max", "bandwidth.max", "ends", "path"}

@@ -134,6 +134,8 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     found |= late.files(tally.paths, full_paths=full_paths)
     _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or not tally.rated)
     found |= tally.attributes
+    for there in tally.destinations.values():
+        there.end(tally.last, found.get(names.THROUGHPUT, 0.0))
     found |= late.devices(tally.destinations.values())
     _resident(found, tally.load, tally.met)
     if tally.name == names.READ and tally.sized and not tally.deferred:

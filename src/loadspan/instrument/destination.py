@@ -29,8 +29,8 @@ class Destination:
         """Of the links, taken while bytes moved."""
         self.achieved = 0.0
         """Bytes per second that went there, 0 where that was not measured."""
-        self.cpus: frozenset[int] | None = None
-        """Those that the calling thread might run on."""
+        self.cpus = frozenset(_affinity(0)) if _affinity is not None else None
+        """Those that the calling thread, which makes this, may run on."""
         self.ended = 0
 
     @property
@@ -40,7 +40,7 @@ class Destination:
 
     def copy(self) -> Destination:
         """The same, to count other stages in."""
-        made = Destination(*self.key)
+        made = object.__new__(Destination)
         for name in self.__slots__:
             setattr(made, name, getattr(self, name))
         return made
@@ -56,10 +56,8 @@ class Destination:
         self.achieved = max(self.achieved, other.achieved)
 
     def end(self, end: int, achieved: float) -> None:
-        """Note that the stage ended at *end*, and the bytes per second it *achieved*. Called by its thread."""
+        """Note that the stage ended at *end*, and the bytes per second it *achieved*, 0 where that was not measured."""
         self.ended, self.achieved = end, achieved
-        if _affinity is not None:
-            self.cpus = frozenset(_affinity(0))
 
 
 def merge(known: dict[tuple[str, int | None], Destination], new: Destination) -> None:

@@ -21,6 +21,7 @@ from loadspan.guard import guard
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from loadspan.instrument.destination import Destination
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
 _LOGGER = logging.getLogger("loadspan")
@@ -68,6 +69,8 @@ class Target:
     """Fine calls: attributes of the tally, asked once, at its first call."""
     path: Callable[[Args, Kwargs], str | None] | None = None
     """Fine calls: the file, where that is known."""
+    destination: Callable[[Args, Kwargs], Destination | None] | None = None
+    """Fine calls: the device that they bring bytes to, where that is not the host."""
     deferred: Callable[[Args, Kwargs], bool] | None = None
     """Fine calls: whether the bytes arrive later."""
     when: Callable[[Args, Kwargs], bool] | None = None

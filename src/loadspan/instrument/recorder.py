@@ -114,6 +114,11 @@ class Recorder(Quick):
                     tally.describe(row.facts(args, kwargs))
                 if row.deferred is not None and row.deferred(args, kwargs):
                     tally.deferred = True
+                there = row.destination(args, kwargs) if row.destination is not None else None
+                if there is not None:
+                    # One for both: who looks at the link while these calls run finds it on the load.
+                    there = frame.load.destinations.setdefault(there.key, there)
+                    tally.destinations[there.key] = there
             return tally
 
     def _place_fine(self, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> OpenLoad | None:

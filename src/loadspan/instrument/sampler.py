@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import CodeType, FrameType
 
-    from loadspan.instrument.frames import OpenLoad
+    from loadspan.instrument.destination import Destination
+    from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.recorder import Recorder
 
 TICK = 0.1
@@ -85,6 +86,14 @@ def _host(frame: FrameType | None) -> FrameType | None:
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return frame
+
+
+def _moving(load: OpenLoad, stages: list[OpenStage]) -> set[Destination]:
+    """Devices to which bytes of *load* go at this moment."""
+    frames: list[OpenLoad | OpenStage] = [load, *stages]
+    tallies = [tally for frame in frames for tally in list(frame.tallies.values()) if tally.active or load.inside is tally]
+    found = {stage.destination for stage in stages if stage.destination is not None}
+    return found.union(*(list(tally.destinations.values()) for tally in tallies))
 
 
 class Sampler:
@@ -195,9 +204,8 @@ class Sampler:
         if not (busy or load.explicit) or counted.at < load.start:
             return
         stages = [stage for stage in list(self._recorder.stages) if stage.load is load]
-        for stage in stages:
-            if stage.destination is not None:
-                late.look(stage.destination)
+        for there in _moving(load, stages):
+            late.look(there)
         at_work = {stage.thread for stage in stages} | ({load.thread} if busy else set())
         at_work |= {thread for tally in list(load.tallies.values()) if tally.active for thread in list(tally.threads)}
         load.surroundings.ask(number for thread in at_work if (number := numbers.get(thread)) is not None)

@@ -36,6 +36,7 @@ class _Handle:
 
     path: str | None = None
     method: str | None = None
+    device: Any = None
     lazy: bool = True
     """Whether its tensors may be views on the mapped file, whose bytes arrive later."""
 
@@ -95,7 +96,8 @@ def _opened(handle: Any, args: Args, kwargs: Kwargs) -> None:
     back_end = kwargs.get("backend", _MMAP)
     # Arrays of other frameworks are copies.
     lazy = _lazy(argument(args, kwargs, 2, "device", "cpu"), back_end) and argument(args, kwargs, 1, "framework") in _TORCH
-    _handles[handle] = _Handle(os.fsdecode(argument(args, kwargs, 0, "filename")), _method(back_end), lazy)
+    device = argument(args, kwargs, 2, "device")
+    _handles[handle] = _Handle(os.fsdecode(argument(args, kwargs, 0, "filename")), _method(back_end), device, lazy)
 
 
 def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
@@ -125,6 +127,7 @@ def _fine(attribute: str, why: str, handles: _Handles) -> Target:
         label=_label,
         facts=facts,
         path=lambda args, kwargs: handles[args[0]].path,
+        destination=lambda args, kwargs: named(handles[args[0]].device),
         deferred=lambda args, kwargs: handles[args[0]].lazy,
         why=why,
     )
