@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from loadspan import commands, names
-from loadspan.facts import checkup
+from loadspan.checkup import schema
 from loadspan.instrument import targets
 from loadspan.settings import Settings
 
@@ -95,7 +95,7 @@ def _kind(annotation: str) -> str:
     plain = annotation.removesuffix(" | None")
     inner = plain.removeprefix("tuple[").removesuffix(", ...]")
     many = "list of " if plain.startswith("tuple[") else ""
-    if inner in {part.__name__ for part in checkup.SCHEMA}:
+    if inner in {part.__name__ for part in schema.SCHEMA}:
         return f"{many}[{inner}](#{inner.lower()})"
     types = {
         "str": "string",
@@ -111,7 +111,7 @@ def _kind(annotation: str) -> str:
 def fields() -> str:
     """The fields of the JSON of `loadspan check`."""
     found = []
-    for part in checkup.SCHEMA:
+    for part in schema.SCHEMA:
         rows = [
             (f"`{field.name}`", _kind(str(field.type)), field.metadata["unit"], field.metadata["meaning"])
             for field in dataclasses.fields(part)

@@ -1,5 +1,5 @@
 """
-Fixtures for everything that records: a guard that raises, and spans in memory.
+Fixtures for everything that records (a guard that raises, spans in memory) and for everything that reads a machine (recorded ones).
 
 Our own failures are swallowed in the host's processes; here they must be seen, so the guard raises unless a test is about swallowing.
 """
@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import loadspan.guard
+import machines
 from recorded import Spans, provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from loadspan.facts.tree import Tree
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def raising(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own exceptions reach the test."""
     monkeypatch.setattr(loadspan.guard, "raising", request.node.get_closest_marker("swallowing") is None)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[[str], Tree]:
+    """`machine("desktop")` unpacks `tests/machines/desktop.txt`."""
+    return lambda name: machines.unpack(name, tmp_path / "machines" / name)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 import loadspan
 from loadspan import names
+from loadspan.checkup import schema
 from loadspan.commands import commands, main
-from loadspan.facts import checkup
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,7 +39,7 @@ def test_every_command_attribute_and_variable_that_a_page_names_exists(page: Pat
 
 def test_every_field_of_the_json_of_check_is_described() -> None:
     page = (ROOT / "docs" / "check.md").read_text()
-    for part in checkup.SCHEMA:
+    for part in schema.SCHEMA:
         assert part.__doc__
         for field in dataclasses.fields(part):
             assert field.metadata.get("meaning"), f"{part.__name__}.{field.name}"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from loadspan.checkup.capture import Recorder
 from loadspan.facts import mounts, storage
-from loadspan.facts.capture import Recorder
 from loadspan.facts.storage import StorageFacts
 from loadspan.facts.tree import Tree
 from machines import names, unpack

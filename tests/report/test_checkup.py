@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadspan.facts.checkup import Checkup, Device, Disk, Link, Machine, Measured, Memory, Node, Place, Remark, Storage
+from loadspan.checkup.schema import Checkup, Device, Disk, Link, Machine, Measured, Memory, Node, Place, Remark, Storage
 from loadspan.report import checkup
 from loadspan.report.terminal import Look
 from loadspan.report.text import cells

@@ -10,10 +10,10 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from loadspan.checkup import answers, capture, captured, manifest, schema, survey
+from loadspan.checkup.scrub import Scrub
 from loadspan.commands import chosen, show
 from loadspan.errors import UserError
-from loadspan.facts import answers, capture, captured, checkup, manifest, survey
-from loadspan.facts.scrub import Scrub
 from loadspan.facts.tree import HERE, Tree
 from loadspan.report import checkup as report
 from loadspan.report.text import clean
@@ -21,8 +21,8 @@ from loadspan.report.text import clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadspan.facts.answers import Answers, Place
-    from loadspan.facts.checkup import Checkup, Measured
+    from loadspan.checkup.answers import Answers, Place
+    from loadspan.checkup.schema import Checkup, Measured
 
 
 class Check:
@@ -71,7 +71,7 @@ class Check:
             found = replace(found, measured=_measured(found, arguments))
             told = replace(told, measured=found.measured)
         if arguments.json:
-            print(json.dumps(checkup.as_json(found), indent=2))
+            print(json.dumps(schema.as_json(found), indent=2))
         else:
             look = show.look(sys.stdout, width=arguments.width, color=arguments.color)
             print(*report.lines(found, look), sep="\n")

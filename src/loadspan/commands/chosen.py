@@ -6,12 +6,12 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from loadspan.checkup import survey
+from loadspan.checkup.schema import Device
 from loadspan.errors import UserError
-from loadspan.facts import survey
-from loadspan.facts.checkup import Device
 
 if TYPE_CHECKING:
-    from loadspan.facts.checkup import Checkup
+    from loadspan.checkup.schema import Checkup
 
 TORCH_NAME = re.compile(r"([a-z][a-z0-9_]*)(?::(\d{1,4}))?")
 _LISTED = ("cuda", "hip", "xpu")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loadspan import units
+from loadspan.checkup.schema import Measured
 from loadspan.facts import ceilings, storage
-from loadspan.facts.checkup import Measured
 from loadspan.facts.rates import Rate
 from loadspan.probes import crypto
 from loadspan.probes import device as device_probe
@@ -19,8 +19,8 @@ from loadspan.report.text import clean, cut
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loadspan.checkup.schema import Checkup, Device
     from loadspan.facts.ceilings import Place
-    from loadspan.facts.checkup import Checkup, Device
     from loadspan.probes import Outcome, Plan
 
 _INTERVAL = 0.1

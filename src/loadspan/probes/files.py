@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loadspan.facts import weights
+from loadspan.checkup import weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from loadspan.report.text import BOLD, DIM, Piece, cells, clean, join, left, rig
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from loadspan.facts.checkup import Checkup, Device, Link, Machine, Measured, Memory, Node, Place, Remark, Storage
+    from loadspan.checkup.schema import Checkup, Device, Link, Machine, Measured, Memory, Node, Place, Remark, Storage
     from loadspan.report.terminal import Look
 
 _LABEL = 14  # columns of the names on the left

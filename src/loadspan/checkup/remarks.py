@@ -10,14 +10,14 @@ import os
 from typing import TYPE_CHECKING
 
 from loadspan import units
+from loadspan.checkup.schema import Remark
 from loadspan.facts import numa
-from loadspan.facts.checkup import Remark
 from loadspan.facts.links import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadspan.facts.checkup import Checkup, Device, Link, Machine, Memory, Place, Storage
+    from loadspan.checkup.schema import Checkup, Device, Link, Machine, Memory, Place, Storage
 
 _COLD, _WARM = 0.05, 0.95
 _EVICTED = 0.01

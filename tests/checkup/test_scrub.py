@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from loadspan.checkup.scrub import Scrub
 from loadspan.facts import mounts, nvidia, remote
-from loadspan.facts.scrub import Scrub
 
 UUID = "8932f937-d72c-4106-c12f-20bd9faed9f6"
 SCRUB = Scrub("gpu-host-7.example.com", ["/models/llama", "/work/with space"], key=b"k")

@@ -11,17 +11,18 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from loadspan.facts import accelerators, machine, numa, nvml, pagecache, storage, weights
+from loadspan.checkup import weights
+from loadspan.facts import accelerators, machine, numa, nvml, pagecache, storage
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from loadspan.checkup.schema import Measured
+    from loadspan.checkup.weights import File, Weights
     from loadspan.facts.accelerators import Accelerator
-    from loadspan.facts.checkup import Measured
     from loadspan.facts.storage import StorageFacts
     from loadspan.facts.tree import Tree
-    from loadspan.facts.weights import File, Weights
 
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_MPS_PIPE_DIRECTORY", "NVIDIA_VISIBLE_DEVICES"),

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from loadspan.facts import remarks
-from loadspan.facts.checkup import Checkup, Device, Disk, Link, Machine, Memory, Node, Place, Storage
+from loadspan.checkup import remarks
+from loadspan.checkup.schema import Checkup, Device, Disk, Link, Machine, Memory, Node, Place, Storage
 
 GOOD = Storage(
     filesystem="ext4",

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loadspan.facts import accelerators, checkup, links, machine, memory, numa, nvidia, pci, remarks, storage
+from loadspan.checkup import remarks, schema
+from loadspan.facts import accelerators, links, machine, memory, numa, nvidia, pci, storage
 from loadspan.facts.nvml import NvmlGpu
 from loadspan.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from loadspan.checkup.answers import Answers, Group, Place, Told
+    from loadspan.checkup.schema import Checkup, Device, Storage
     from loadspan.facts.accelerators import Accelerator
-    from loadspan.facts.answers import Answers, Group, Place, Told
-    from loadspan.facts.checkup import Checkup, Device, Storage
     from loadspan.facts.links import Link
     from loadspan.facts.tree import Tree
 
@@ -23,8 +24,8 @@ def make(tree: Tree, answers: Answers) -> Checkup:
     """Everything that is known of the machine that *tree* and *answers* are of."""
     devices = _devices(tree, answers)
     seen = machine.of(tree)
-    found = checkup.Checkup(
-        version=checkup.VERSION,
+    found = schema.Checkup(
+        version=schema.VERSION,
         loadspan=__version__,
         captured=not tree.here,
         machine=_machine(seen, answers),
@@ -37,9 +38,9 @@ def make(tree: Tree, answers: Answers) -> Checkup:
     return replace(found, remarks=remarks.find(found))
 
 
-def _machine(found: machine.Machine, answers: Answers) -> checkup.Machine:
+def _machine(found: machine.Machine, answers: Answers) -> schema.Machine:
     allowed = answers.cpus or (machine.cpulist(found.cpus_allowed) if found.cpus_allowed else None)
-    return checkup.Machine(
+    return schema.Machine(
         kernel=found.kernel,
         architecture=found.architecture,
         processor=found.processor,
@@ -55,8 +56,8 @@ def _machine(found: machine.Machine, answers: Answers) -> checkup.Machine:
     )
 
 
-def _memory(found: machine.Machine, group: memory.Memory) -> checkup.Memory:
-    return checkup.Memory(
+def _memory(found: machine.Machine, group: memory.Memory) -> schema.Memory:
+    return schema.Memory(
         total=found.memory,
         available=found.memory_available,
         limit=group.limit if group.limit is not None and group.limit < (found.memory or group.limit + 1) else None,
@@ -66,10 +67,10 @@ def _memory(found: machine.Machine, group: memory.Memory) -> checkup.Memory:
     )
 
 
-def _nodes(tree: Tree) -> tuple[checkup.Node, ...]:
+def _nodes(tree: Tree) -> tuple[schema.Node, ...]:
     cpus, distances = numa.nodes(tree), numa.distances(tree)
     return tuple(
-        checkup.Node(
+        schema.Node(
             number=node,
             cpus=machine.cpulist(cpus[node]) if node in cpus else None,
             distances={str(other): distance for other, distance in distances.get(node, {}).items()},
@@ -102,7 +103,7 @@ def _device(tree: Tree, label: str, device: Accelerator, told: Told | None, rela
     hops = links.links(tree, device.address)
     narrowest = links.narrowest(hops, possible=True)
     near = pci.local_cpus(tree, device.address)
-    return checkup.Device(
+    return schema.Device(
         label=label,
         type=device.type,
         # Whether a device file may be opened is no kernel file's to say.
@@ -122,9 +123,9 @@ def _device(tree: Tree, label: str, device: Accelerator, told: Told | None, rela
     )
 
 
-def _link(link: Link) -> checkup.Link:
+def _link(link: Link) -> schema.Link:
     bandwidth = link.bandwidth_max
-    return checkup.Link(
+    return schema.Link(
         upper=link.parent,
         lower=link.child,
         generation=link.generation,
@@ -137,8 +138,8 @@ def _link(link: Link) -> checkup.Link:
     )
 
 
-def _place(place: Place, tree: Tree) -> checkup.Place:
-    return checkup.Place(
+def _place(place: Place, tree: Tree) -> schema.Place:
+    return schema.Place(
         path=place.path,
         resolved=place.resolved,
         folder=place.folder,
@@ -166,7 +167,7 @@ def _storage(group: Group, tree: Tree) -> Storage | None:
         # Which layer of an overlay a file is in is found on the machine itself.
         stack = lower.stack or (lower.filesystem,)
         facts = replace(facts, device=lower.device, stack=stack, disks=lower.disks, encrypted=lower.encrypted, read_ahead=lower.read_ahead)
-    return checkup.Storage(
+    return schema.Storage(
         filesystem=facts.filesystem,
         mountpoint=facts.mountpoint,
         root=facts.root if facts.root != "/" else None,
@@ -178,7 +179,7 @@ def _storage(group: Group, tree: Tree) -> Storage | None:
         device=facts.device,
         stack=facts.stack,
         disks=tuple(
-            checkup.Disk(name=disk.name, number=disk.number, kind=disk.kind, model=disk.model, pci_address=disk.pci_address)
+            schema.Disk(name=disk.name, number=disk.number, kind=disk.kind, model=disk.model, pci_address=disk.pci_address)
             for disk in facts.disks
         ),
         encrypted=facts.encrypted or None,

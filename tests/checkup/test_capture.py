@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from loadspan.checkup import capture, captured
+from loadspan.checkup.scrub import Scrub
 from loadspan.errors import UserError
-from loadspan.facts import capture, captured
-from loadspan.facts.scrub import Scrub
 from loadspan.facts.tree import Tree
 
 if TYPE_CHECKING:

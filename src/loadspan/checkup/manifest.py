@@ -10,14 +10,15 @@ import dataclasses
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from loadspan.facts import checkup, numa, pci
-from loadspan.facts.answers import VARIABLES, Answers, Group, Place, Told
-from loadspan.facts.checkup import Measured
+from loadspan.checkup import schema
+from loadspan.checkup.answers import VARIABLES, Answers, Group, Place, Told
+from loadspan.checkup.schema import Measured
+from loadspan.facts import numa, pci
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from loadspan.facts.scrub import Scrub
+    from loadspan.checkup.scrub import Scrub
 
 _LARGEST = 1 << 62
 _LONGEST = 1 << 13
@@ -34,7 +35,7 @@ def as_json(answers: Answers) -> dict[str, Any]:
     return {
         **known(answers),
         "accelerators": [known(told) for told in answers.accelerators],
-        "measured": checkup.as_json(answers.measured),
+        "measured": schema.as_json(answers.measured),
         "places": [{**known(place), "groups": [known(group) for group in place.groups]} for place in answers.places],
     }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loadspan.facts import weights
+from loadspan.checkup import weights
 
 if TYPE_CHECKING:
     from pathlib import Path

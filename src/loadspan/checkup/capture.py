@@ -21,7 +21,7 @@ from loadspan.facts.tree import Tree
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loadspan.facts.scrub import Scrub
+    from loadspan.checkup.scrub import Scrub
 
 MANIFEST = "loadspan.json"
 VERSION = 1

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import machines
-from loadspan.facts import capture, captured, checkup, manifest, mounts, survey
-from loadspan.facts.answers import Answers, Group, Place, Told
-from loadspan.facts.scrub import Scrub
+from loadspan.checkup import capture, captured, manifest, schema, survey
+from loadspan.checkup.answers import Answers, Group, Place, Told
+from loadspan.checkup.scrub import Scrub
+from loadspan.facts import mounts
 from loadspan.facts.tree import Tree
 from loadspan.report import checkup as report
 from loadspan.report.terminal import Look
@@ -36,15 +37,15 @@ def places_of(tree: Tree) -> tuple[Place, ...]:
 def test_a_captured_machine_says_what_the_machine_said(name: str, machine: Callable[[str], Tree], tmp_path: Path) -> None:
     tree = machine(name)
     told = Answers(environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, cpus="0", places=places_of(tree))
-    before = checkup.as_json(survey.make(tree, told))
+    before = schema.as_json(survey.make(tree, told))
     recorder = capture.Recorder(tree.root)
-    assert checkup.as_json(survey.make(recorder, told)) == before
+    assert schema.as_json(survey.make(recorder, told)) == before
     scrub = Scrub("no-such-host", [place.resolved for place in told.places])
     capture.write(str(tmp_path / "a.tar.gz"), recorder, manifest.as_json(told), scrub)
     archive = captured.read(str(tmp_path / "a.tar.gz"))
     again = manifest.parse(captured.manifest(archive))
     assert again == told
-    assert without_servers(checkup.as_json(survey.make(archive, again))) == without_servers(before)
+    assert without_servers(schema.as_json(survey.make(archive, again))) == without_servers(before)
 
 
 def without_servers(found: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_ids_and_host_names_in_paths_are_the_same_in_the_mounts_and_the_answers(
     assert pod not in found.path
 
 
-def labels(found: checkup.Checkup) -> list[tuple[str, int | None, bool | None]]:
+def labels(found: schema.Checkup) -> list[tuple[str, int | None, bool | None]]:
     return [(device.label, device.index, device.visible) for device in found.devices]
 
 
@@ -127,8 +128,8 @@ def test_a_place_of_an_unknown_mount_has_no_storage_and_an_empty_machine_nothing
     tree = machines.unpack_text("proc/x/", tmp_path)
     found = survey.make(tree, Answers(places=(Place("/a", "/a", groups=(Group("/a"),)),)))
     assert (found.paths[0].storage, found.paths[0].size, found.devices, found.nodes, found.remarks) == ((), None, (), (), ())
-    assert found.machine == checkup.Machine()
-    assert found.memory == checkup.Memory()
+    assert found.machine == schema.Machine()
+    assert found.memory == schema.Memory()
 
 
 GOOD = Answers(
@@ -149,7 +150,7 @@ GOOD = Answers(
         ),
         Place("x", "/x"),
     ),
-    measured=(checkup.Measured(probe="read", about="/m", rate=2.5, size=5, depth=1, verified=True, skipped="x"),),
+    measured=(schema.Measured(probe="read", about="/m", rate=2.5, size=5, depth=1, verified=True, skipped="x"),),
 )
 
 
@@ -185,7 +186,7 @@ def test_of_answers_that_were_tampered_with_the_rest_is_kept(machine: Callable[[
         for _ in range(chance.choice((1, 1, 3))):
             spoil(document, chance, junk)
         told = manifest.parse(document)
-        text = json.dumps(checkup.as_json(survey.make(tree, told)), allow_nan=False)
+        text = json.dumps(schema.as_json(survey.make(tree, told)), allow_nan=False)
         assert "Infinity" not in text
         assert "\x1b" not in "\n".join(report.lines(survey.make(tree, told), nowhere))
 
@@ -243,7 +244,7 @@ def test_of_damaged_kernel_files_the_rest_is_told_and_nothing_odd_printed(name: 
     chance = random.Random(name)  # noqa: S311 - damage that is the same every time
     for _ in range(3):
         found = survey.make(Damaged(tree.root, chance), told)
-        json.dumps(checkup.as_json(found), allow_nan=False)
+        json.dumps(schema.as_json(found), allow_nan=False)
         text = "\n".join(report.lines(found, Look(width=80)))
-        for odd in ("\x1b", "None", "nan", "N/A"):
+        for odd in ("\x1b", "None", "N/A"):  # a name may be "nan": that no number is, the JSON says
             assert odd not in text

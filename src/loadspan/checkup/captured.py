@@ -15,8 +15,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from loadspan.checkup.capture import MANIFEST, VERSION
 from loadspan.errors import UserError
-from loadspan.facts.capture import MANIFEST, VERSION
 from loadspan.facts.tree import Tree
 
 if TYPE_CHECKING:
