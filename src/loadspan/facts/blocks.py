@@ -280,7 +280,7 @@ class BlockDevice:
 
     def text(self) -> bytes:
         """Its `stat` file now, for `parse_stat`; empty where there is none."""
-        if self._kept is None or self._kept.pid != os.getpid():
+        if self._kept is None or self._kept.pid != os.getpid() or self._kept.lost:
             if not disks.NUMBER.fullmatch(self.number):
                 return b""
             self._kept = Kept(f"/sys/dev/block/{self.number}/stat")

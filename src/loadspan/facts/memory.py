@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from loadspan.facts import cgroups
 from loadspan.facts.kept import Kept
-from loadspan.facts.tree import HERE, Tree, count_own, whole
+from loadspan.facts.tree import HERE, Tree, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,14 +310,9 @@ class _Live:
 
     def _text(self, path: str) -> bytes:
         kept = self._kept.get(path)
-        if kept is None:
+        if kept is None or kept.lost:
             kept = self._kept[path] = Kept(HERE.root + path)
-        try:
-            text = os.pread(kept.descriptor, _PIECE, 0) if kept.descriptor >= 0 else b""
-        except OSError:
-            return b""
-        count_own(len(text))
-        return text
+        return kept.read(_PIECE)
 
 
 _lives: list[_Live] = []

@@ -191,7 +191,7 @@ class Watch:
         with self._lock:
             if _poll is None:
                 return True
-            if self._kept is None or not self._kept.alive:
+            if self._kept is None or not self._kept.intact():
                 # Not the parent's after a fork: whoever asks first would take the news from the other.
                 self._kept = Kept("/" + MOUNTINFO)
                 return True
