@@ -152,9 +152,7 @@ class Loads(Times):
                 return  # too small, or of calls that turned out to be nothing
             found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
             seconds = (end - load.start) / 1e9
-            if counted is not None:
-                safely(load.surroundings.look, counted, seconds, attributes.load_size(load.totals) or 0)
-            found |= safely(load.surroundings.attributes, seconds) or {}
+            found |= safely(load.surroundings.attributes, end, seconds, attributes.load_size(load.totals) or 0, counted) or {}
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())

@@ -199,8 +199,11 @@ class Sampler:
 
     def _sample_one(self, load: OpenLoad, counted: counters.Counters, numbers: Mapping[int | None, int | None]) -> None:
         busy = load.busy
-        if not load.explicit and not busy and (load.after is None or load.after.at < load.last_end):
-            load.after = counted  # it has become quiet
+        if not load.explicit and not busy:  # it has become quiet
+            if load.after is None or load.after.at < load.last_end:
+                load.after = counted
+            if load.surroundings.stood < load.last_end:
+                load.surroundings.stand()
         if not (busy or load.explicit) or counted.at < load.start:
             return
         stages = [stage for stage in list(self._recorder.stages) if stage.load is load]

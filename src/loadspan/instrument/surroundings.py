@@ -31,6 +31,8 @@ _SHOWN = 5
 _LONG = 1.0  # seconds from which the milliseconds of a second look at the files are nothing
 _FRESH = 100_000_000  # nanoseconds: an older reading is that of a load which ended then, and its disks have gone on since
 _LOOKED_AGAIN = 8  # files, the biggest
+_BEGINNING = Point(0.0, 0, 0, 0)
+_SECTOR = 512  # of a disk's counters, whatever its own
 _RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
 
 
@@ -62,15 +64,27 @@ class _Disk:
     def __init__(self, name: str, number: str) -> None:
         self.name = name
         self._device = blocks.BlockDevice(number)
-        self._before = self._last = self._device.read()
+        self._before = self._device.read()
+        self._last, self._at = b"", 0
 
     def look(self) -> None:
         """Read its counters anew."""
-        self._last = self._device.read() or self._last
+        text = self._device.text()
+        if text:
+            self._last, self._at = text, time.perf_counter_ns()
+
+    def delivered(self) -> int | None:
+        """Bytes since the load met it. Not by `use`: ten times a second, one number of eleven is enough."""
+        sectors = self._last.split(None, 3)[2:3]
+        return int(sectors[0]) * _SECTOR - self._before.size if self._before is not None and sectors and sectors[0].isdigit() else None
 
     def use(self) -> blocks.BlockUse | None:
         """What it did since the load met it."""
-        return blocks.difference(self._before, self._last)
+        return blocks.difference(self._before, blocks.parse_stat(self._last, self._at))
+
+
+def _since(now: int | None, before: int | None) -> int | None:
+    return None if now is None or before is None else now - before
 
 
 class Surroundings:
@@ -89,8 +103,11 @@ class Surroundings:
         self._where: dict[bytes, int] = {}
         self._asked = 0
         self._cpus = numa.affinity()
-        self._memory = self._memory_last = memory.read()
+        self._memory = memory.read()
+        self._memory_last: memory.Memory | None = None
         self._storage_read: int | None = None
+        self.stood = 0
+        """When the machine was last looked at for an end of the load."""
 
     def meet(self, paths: Iterable[str]) -> list[str]:
         """Look at files before they are read; returns those that the load had not met."""
@@ -131,15 +148,22 @@ class Surroundings:
             at: Seconds since the load began.
             size: Bytes that have entered the load.
         """
-        if time.perf_counter_ns() - counted.at < _FRESH:
-            for disk in list(self._disks.values()):
-                disk.look()
-            self._memory_last = memory.read()
-        facts = counters.difference(self.before, counted)
-        self._storage_read = facts.storage_read
-        delivered = {disk.name: use.size for disk in list(self._disks.values()) if (use := disk.use()) is not None}
-        self.curve.add(Point(0.0, 0, 0, 0))
-        self.curve.add(Point(at, size, facts.read, facts.storage_read, delivered))
+        for disk in list(self._disks.values()):
+            disk.look()
+        self._point(counted, at, size)
+
+    def _point(self, counted: counters.Counters, at: float, size: int) -> None:
+        self._storage_read = _since(counted.storage_read, self.before.storage_read)
+        delivered = {disk.name: found for disk in list(self._disks.values()) if (found := disk.delivered()) is not None}
+        self.curve.add(_BEGINNING)
+        self.curve.add(Point(at, size, _since(counted.read, self.before.read), self._storage_read, delivered))
+
+    def stand(self) -> None:
+        """Read what is compared with the beginning: the load ends here, or may have, and what comes after is not its own."""
+        self.stood = time.perf_counter_ns()
+        self._memory_last = memory.read()
+        for disk in list(self._disks.values()):
+            disk.look()
 
     def ask(self, threads: Iterable[int]) -> None:
         """Ask the kernel where *threads* (of the kernel's numbering) sleep."""
@@ -155,15 +179,27 @@ class Surroundings:
 
     # When the load ends
 
-    def attributes(self, seconds: float) -> dict[str, Any]:
-        """What was seen during a load of so many *seconds*, as attributes of its root."""
+    def attributes(self, end: int, seconds: float, size: int, counted: counters.Counters | None) -> dict[str, Any]:
+        """
+        What was seen during a load, as attributes of its root.
+
+        Args:
+            end: When it ended.
+            seconds: How long it took.
+            size: Bytes that entered it.
+            counted: The process's counters at its end, where they were read.
+        """
+        # A while after its end other work may have used the disks, and taken the pages.
+        fresh = time.perf_counter_ns() - end < _FRESH
+        if self.stood < end and fresh:
+            self.stand()
+        if counted is not None:
+            self._point(counted, seconds, size)
         after = self._memory_last
-        if after is self._memory:  # nobody has looked: then there are no differences, but the limit is the same
-            after = replace(after, hits=None, refaulted=None, memory_pressure=None, io_pressure=None, swapped_in=None)
+        if after is None:  # nobody has looked in time: no differences, but the limit is the same
+            after = replace(self._memory, hits=None, refaulted=None, memory_pressure=None, io_pressure=None, swapped_in=None, usage=None)
         facts = memory.difference(self._memory, after)
-        # After a load that ended a while ago other work may have taken the pages.
-        over = time.perf_counter_ns() - self.before.at - seconds * 1e9 > _FRESH
-        look_again = facts.hits or (not over and (seconds > _LONG or facts.refaulted))
+        look_again = facts.hits or (fresh and (seconds > _LONG or facts.refaulted))
         found: dict[str, Any] = {
             **self.curve.attributes(),
             **self._of_disks(),
