@@ -83,6 +83,13 @@ def test_storage(change: dict[str, object], name: str, evidence: list[str]) -> N
     assert all(text in found[name] for text in evidence), found
 
 
+def test_what_was_evicted_is_told_where_it_is_more_than_a_window_of_a_sample() -> None:
+    cold = replace(GOOD, cached=0.0, evicted=0.02)
+    assert "200 MB had been there" in said(cold)["cold_cache"]
+    assert "had been there" not in said(replace(cold, cached_sampled=True))["cold_cache"]
+    assert "1.00 GB had been there" in said(replace(cold, evicted=0.1, cached_sampled=True))["cold_cache"]
+
+
 def test_a_mapped_file_on_a_network_or_fuse_filesystem_is_named_with_its_read_ahead() -> None:
     network = replace(GOOD, kind="network", filesystem="nfs4", cached=0.0)
     assert list(said(network)) == ["mapped_remote", "read_ahead"]

@@ -179,6 +179,11 @@ def test_windows_lie_within_the_file_apart_from_each_other_and_on_pages(size: in
     assert all(one[0] + one[1] <= other[0] for one, other in pairwise(found))
 
 
+def test_a_header_that_somebody_has_read_is_in_no_window_of_a_big_file() -> None:
+    for size in (1 << 27, 16 << 30, 1 << 40):
+        assert pagecache.spans(size, 1 << 26, 1 << 18)[0][0] > 1 << 18
+
+
 def facts_of(*windows: Window, size: int = 100 * PAGE, fraction: float = 0.0) -> CacheFacts:
     return CacheFacts(fraction, "cachestat", sampled=False, size=size, at=0, windows=windows)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loadspan.checkup.schema import Checkup, Device, Link, Machine, Memory, Place, Storage
 
 _COLD, _WARM = 0.05, 0.95
-_EVICTED = 0.01
+_EVICTED, _EVICTED_OF_SAMPLE = 0.01, 0.05
 _SMALL_READ_AHEAD = 128 << 10
 _MAPPED = ("safetensors", "gguf", "ggml", "npy", "llamafile")
 """Formats whose loaders map the file into memory."""
@@ -118,7 +118,8 @@ def _on_cache(storage: Storage, *, remote: bool) -> Iterator[tuple[str, str]]:
     if storage.cached is None or asked is None or storage.kind == "memory" or remote:
         return
     cached, missing, gone = (share * asked for share in (storage.cached, 1 - storage.cached, storage.evicted or 0.0))
-    evicted = f" {units.size(gone)} had been there and was pushed out, as memory was short." if gone > _EVICTED * asked else ""
+    least = _EVICTED_OF_SAMPLE if storage.cached_sampled else _EVICTED
+    evicted = f" {units.size(gone)} had been there and was pushed out, as memory was short." if gone > least * asked else ""
     if storage.cached < _COLD:
         there = units.size(cached) if cached else "nothing"
         yield _said(

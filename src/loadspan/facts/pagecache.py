@@ -175,12 +175,13 @@ def spans(size: int, whole: int, width: int) -> list[tuple[int, int]]:
     """
     Windows (offset, length) of a file: all of it up to *whole* bytes, else *width* bytes in each of 64 equal parts.
 
-    Each lies elsewhere in its part, the same at each look: at equal distances they would all hit, or all miss, what repeats in a file.
+    Each lies elsewhere in its part, the same at each look: at equal distances they would all hit, or all miss, what repeats in a file. None
+    is at the beginning, which is cached wherever somebody has looked at the header, and tells nothing of the weights.
     """
     if size <= whole:
         return [(0, size)]
     part = size // _COUNT
-    places = (part * number + (part - width) * (number * _STEP % 1000) // 1000 for number in range(_COUNT))
+    places = (part * number + (part - width) * ((number + 1) * _STEP % 1000) // 1000 for number in range(_COUNT))
     return [(place // PAGE * PAGE, width) for place in places]
 
 
