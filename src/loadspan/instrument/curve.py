@@ -55,7 +55,7 @@ class Curve:
             del self._points[1::2]
 
     def as_json(self) -> str:
-        """The attributes as JSON, as they were at most a second ago: it takes 0.2 ms, and is asked for ten times a second."""
+        """The attributes as JSON, as they were at most a second ago: it takes 0.2 ms, and is asked for five times a second."""
         if self._last is not None and self._last.at - self._told >= _PAUSE:
             self._told = self._last.at
             self._json = json.dumps(self.attributes())

@@ -104,6 +104,7 @@ class Sampler:
         self._lock = threading.Lock()
         self._running = False
         self._kept = 0.0
+        self._ticks = 0
         self._charged = 0
         """CPU nanoseconds of this thread that loads were told of."""
         self._stop = threading.Event()
@@ -137,13 +138,14 @@ class Sampler:
         if time.perf_counter() - self._kept > _KEPT:
             self._nudged.set()  # by the thread: it takes a millisecond, which is not the load's
 
-    def _write(self) -> None:
+    def _write(self, *, state_too: bool = True) -> None:
         self._kept = time.perf_counter()
         with self._writing:
             if not self._stop.is_set():
                 self._recorder.deliver()
                 telemetry.write()
-                state.write(self._recorder, ended=False)
+                if state_too:
+                    state.write(self._recorder, ended=False)
 
     def abandon(self) -> None:
         """Forget the thread: it did not survive the fork."""
@@ -184,11 +186,12 @@ class Sampler:
             del frames
             self._sample(loads)
         self._recorder.close_finished()
-        self._write()
+        self._ticks += 1
+        self._write(state_too=self._ticks % 2 == 1)
 
     def _sample(self, loads: list[OpenLoad]) -> None:
         """Look at what the machine does for each load, and charge them with what the sampler has cost since the last time."""
-        counted = counters.of_process()
+        counted = counters.io_of_process()
         numbers = {thread.ident: thread.native_id for thread in threading.enumerate()}
         cost = time.thread_time_ns()
         for load in loads:
@@ -201,9 +204,9 @@ class Sampler:
         busy = load.busy
         if not load.explicit and not busy:  # it has become quiet
             if load.after is None or load.after.at < load.last_end:
-                load.after = counted
+                load.after = counters.of_process()
             if load.surroundings.stood < load.last_end:
-                load.surroundings.stand()
+                load.surroundings.stand(load.last_end)
         if not (busy or load.explicit) or counted.at < load.start:
             return
         stages = [stage for stage in list(self._recorder.stages) if stage.load is load]

@@ -175,6 +175,8 @@ class Stages(Loads):
             return
         own = counters.difference(stage.before, counters.of_thread(threading.get_ident()))
         after = stage.load.after = counters.of_process()
+        if not stage.load.explicit:  # which may end with it
+            stage.load.surroundings.look_at_disks()
         if stage.alone:
             whole = counters.difference(stage.before_process, after)
             stage.finished = counters.with_blocked(whole, own)

@@ -1,7 +1,7 @@
 """
 The state file: what this process is loading now, for progress bars, and for those who come after it was killed.
 
-`state-<pid>.json` beside the trace file, written anew about ten times a second while a load is open.
+`state-<pid>.json` beside the trace file, written anew about five times a second while a load is open.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write(recorder: Recorder, *, ended: bool) -> None:
     _Written.idle = not loads
     curves = ", ".join(f'"{load.handle.span_context().span_id:016x}": {load.surroundings.curve.as_json()}' for load in loads)
     text = f'{json.dumps(_state(recorder, loads, ended=ended))[:-1]}, "curves": {{{curves}}}}}'.encode()
-    # Written over, not replaced: a rename ten times a second costs a percent of a core. Blanks cover what is left of a longer text before,
+    # Written over, not replaced: a rename costs twenty times as much. Blanks cover what is left of a longer text before,
     # and one call writes it all, so who reads sees a whole text or, hardly ever, one to be read again.
     length = max(len(text), _Written.length)
     path = _path(folder, os.getpid())

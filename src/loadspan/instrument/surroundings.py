@@ -65,13 +65,13 @@ class _Disk:
         self.name = name
         self._device = blocks.BlockDevice(number)
         self._before = self._device.read()
-        self._last, self._at = b"", 0
+        self._last, self.at = b"", 0
 
     def look(self) -> None:
         """Read its counters anew."""
         text = self._device.text()
         if text:
-            self._last, self._at = text, time.perf_counter_ns()
+            self._last, self.at = text, time.perf_counter_ns()
 
     def delivered(self) -> int | None:
         """Bytes since the load met it. Not by `use`: ten times a second, one number of eleven is enough."""
@@ -80,7 +80,7 @@ class _Disk:
 
     def use(self) -> blocks.BlockUse | None:
         """What it did since the load met it."""
-        return blocks.difference(self._before, blocks.parse_stat(self._last, self._at))
+        return blocks.difference(self._before, blocks.parse_stat(self._last, self.at))
 
 
 def _since(now: int | None, before: int | None) -> int | None:
@@ -148,9 +148,14 @@ class Surroundings:
             at: Seconds since the load began.
             size: Bytes that have entered the load.
         """
-        for disk in list(self._disks.values()):
-            disk.look()
+        self.look_at_disks()
         self._point(counted, at, size)
+
+    def look_at_disks(self, since: int | None = None) -> None:
+        """Read the disks' counters, where that was not done *since*."""
+        for disk in list(self._disks.values()):
+            if since is None or disk.at < since:
+                disk.look()
 
     def _point(self, counted: counters.Counters, at: float, size: int) -> None:
         self._storage_read = _since(counted.storage_read, self.before.storage_read)
@@ -158,12 +163,11 @@ class Surroundings:
         self.curve.add(_BEGINNING)
         self.curve.add(Point(at, size, _since(counted.read, self.before.read), self._storage_read, delivered))
 
-    def stand(self) -> None:
-        """Read what is compared with the beginning: the load ends here, or may have, and what comes after is not its own."""
+    def stand(self, end: int) -> None:
+        """Read what is compared with the beginning: the load ended at *end*, or may have, and what comes after is not its own."""
         self.stood = time.perf_counter_ns()
         self._memory_last = memory.read()
-        for disk in list(self._disks.values()):
-            disk.look()
+        self.look_at_disks(end)
 
     def ask(self, threads: Iterable[int]) -> None:
         """Ask the kernel where *threads* (of the kernel's numbering) sleep."""
@@ -192,7 +196,7 @@ class Surroundings:
         # A while after its end other work may have used the disks, and taken the pages.
         fresh = time.perf_counter_ns() - end < _FRESH
         if self.stood < end and fresh:
-            self.stand()
+            self.stand(end)
         if counted is not None:
             self._point(counted, seconds, size)
         after = self._memory_last

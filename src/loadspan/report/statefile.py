@@ -20,7 +20,7 @@ _LONGEST_CURVE = 10_000
 STATE_GLOB = "state-*.json"
 _LARGEST_FILE = 16 << 20  # a state of a few loads is some kB; anything larger is something else
 _LARGEST_NUMBER = 1 << 63
-_FRESH = 2_000_000_000  # a process with an open load writes ten times a second, unless something holds the interpreter lock
+_FRESH = 2_000_000_000  # a process with an open load writes five times a second, unless something holds the interpreter lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
