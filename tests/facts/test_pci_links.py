@@ -142,6 +142,13 @@ def test_what_the_two_ends_of_a_cable_say_of_its_speed_is_not_believed(machine: 
     assert judged(tree, "0000:2d:00.0", achieved=2.6 * GB) is None
 
 
+def test_the_link_inside_a_card_that_says_it_is_the_slowest_there_is_counts_for_nothing(machine: Machine) -> None:
+    tree = machine("arc")
+    assert table(tree, "0000:03:00.0") == ["0000:00:01.0 0000:01:00.0 Gen4 x8 of Gen4 x16"]
+    sentence = "PCIe link 0000:00:01.0 - 0000:01:00.0: x8 of x16 while bytes moved, 15.8 GB/s of 31.5 GB/s"
+    assert judged(tree, "0000:03:00.0") == Verdict(degraded=True, sentence=sentence)
+
+
 def test_a_link_with_fewer_lanes_than_both_its_ends_have_is_degraded_while_bytes_moved(machine: Machine) -> None:
     sentence = "PCIe link 0000:00:01.1 - 0000:01:00.0: x4 of x16 while bytes moved, 7.88 GB/s of 31.5 GB/s"
     assert judged(machine("trained-down"), "0000:01:00.0", achieved=6.4 * GB) == Verdict(degraded=True, sentence=sentence)

@@ -139,6 +139,15 @@ def _tunnel(tree: Tree, parent: str, child: str) -> bool:
     return class_code is not None and class_code >> 8 == _BRIDGE and _lanes(tree, parent, "max").generation == 1
 
 
+def _inside(tree: Tree, parent: str, child: str) -> bool:
+    """
+    Whether a link is one inside a card whose two ends say 2.5 GT/s, as those of Intel's Arc do, and mean nothing by it.
+
+    No device that computes has been that slow for long; a port that was set to 2.5 GT/s has a device below it that could do more.
+    """
+    return pci.code(tree, f"{child}/class", 6) != _BRIDGE << 8 and all(_lanes(tree, end, "max") == Lanes(1, 1) for end in (parent, child))
+
+
 class LinkReader:
     """
     The links of one device.
@@ -172,6 +181,7 @@ class LinkReader:
         # The services that a port offers tell what it is. One that ends a link cannot begin one: the way is not the usual one.
         if any(_UPSTREAM.fullmatch(name) for (_, folder), _ in pairs for name in tree.names(folder)):
             return ()
+        pairs = [(parent, child) for parent, child in pairs if len(pairs) == 1 or not _inside(tree, parent[1], child[1])]
         self._folders = tuple((parent, child) for (_, parent), (_, child) in pairs)
         found = []
         for (parent, parent_folder), (child, child_folder) in pairs:
