@@ -44,8 +44,13 @@ def parts_of_time(span: dict[str, Any]) -> list[float]:
 
 
 def about(seconds: float) -> Any:
-    """Within a few percent. On a busy machine a thread may lose its CPU between a look at the clock and one at the counters."""
-    return pytest.approx(seconds, rel=0.05, abs=0.015)
+    """
+    Within a few percent.
+
+    The time on a CPU is the process's where nothing else was recorded, our sampler's too; and on a busy machine a thread may lose its CPU
+    between a look at the clock and one at the counters.
+    """
+    return pytest.approx(seconds, rel=0.05, abs=0.03)
 
 
 def stages(load: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -69,9 +74,9 @@ def test_the_times_of_one_thread_add_up_to_its_stage(spans: Spans, shards: list[
     for span in walk(load):
         assert sum(parts_of_time(span)) == about(span["duration"]), span["name"]
     (decrypt,), (convert,) = stages(load, "decrypt"), stages(load, "convert")
-    assert decrypt["attributes"]["loadspan.cpu_time"] == pytest.approx(0.2, abs=0.02)
-    assert decrypt["attributes"]["loadspan.blocked_time"] == pytest.approx(0.2, abs=0.02)
-    assert convert["attributes"]["loadspan.blocked_time"] == pytest.approx(0.2, abs=0.02)
+    assert decrypt["attributes"]["loadspan.cpu_time"] == pytest.approx(0.2, abs=0.05)
+    assert decrypt["attributes"]["loadspan.blocked_time"] == pytest.approx(0.2, abs=0.03)
+    assert convert["attributes"]["loadspan.blocked_time"] == pytest.approx(0.2, abs=0.03)
     assert load["attributes"]["loadspan.blocked_time"] > 0.4
 
 
