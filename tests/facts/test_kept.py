@@ -59,6 +59,20 @@ for number in numbers:
     )
 
 
+def test_loads_without_number_on_one_disk_keep_one_file_open_where_nothing_is_collected() -> None:
+    run(
+        """
+import gc
+gc.disable()
+first = len(os.listdir("/proc/self/fd"))
+kept = [blocks.BlockDevice(disk.number) for _ in range(100)]
+for device in kept:
+    device.read()
+assert len(os.listdir("/proc/self/fd")) <= first + 1
+"""
+    )
+
+
 def test_news_of_mounts_are_not_asked_of_a_file_of_the_program() -> None:
     run(
         """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _DEPTH = 8
 _DEVICES = 256
 _VOLUMES = 64
+_MOST_KEPT = 32
 _NODES = 4096
 _NAME = 32
 _LEVEL = re.compile(r"[a-z0-9]{1,16}")
@@ -271,20 +272,29 @@ def _times(counters: BlockCounters) -> tuple[int, int, int]:
     return counters.busy, counters.reading, counters.queued
 
 
+_kept: dict[str, Kept] = {}
+"""The `stat` file of each device, one for all loads: a program without garbage collection would soon have no descriptor left."""
+
+
 class BlockDevice:
     """Counters of device *number* of this machine, to be read again and again: 3 us each, where `counters` costs 30."""
 
     def __init__(self, number: str) -> None:
         self.number = number
-        self._kept: Kept | None = None
 
     def text(self) -> bytes:
         """Its `stat` file now, for `parse_stat`; empty where there is none."""
-        if self._kept is None or self._kept.pid != os.getpid() or self._kept.lost:
+        kept = _kept.get(self.number)
+        if kept is None or kept.pid != os.getpid() or kept.lost:
             if not disks.NUMBER.fullmatch(self.number):
                 return b""
-            self._kept = Kept(f"/sys/dev/block/{self.number}/stat")
-        return self._kept.read()
+            if len(_kept) >= _MOST_KEPT:
+                _kept.clear()
+            kept = _kept[self.number] = Kept(f"/sys/dev/block/{self.number}/stat")
+        text = kept.read()
+        if not text:
+            _kept.pop(self.number, None)  # the device is gone; another one may get its number
+        return text
 
     def read(self) -> BlockCounters | None:
         """The counters now; None where there are none."""
