@@ -116,7 +116,11 @@ STORAGE_ENCRYPTED: Final = _attribute(
 )
 STORAGE_READ_AHEAD: Final = _attribute("loadspan.storage.read_ahead", "int", "By", "stage with a file", "read-ahead of the device or mount")
 STORAGE_SOURCE: Final = _attribute(
-    "loadspan.storage.source", "string", "", "stage with a file", "what is mounted, where it is no block device: server:/export, bucket"
+    "loadspan.storage.source",
+    "string",
+    "",
+    "stage with a file",
+    "what is mounted, where its block device is not known or there is none: server:/export, bucket",
 )
 STORAGE_SUBTYPE: Final = _attribute(
     "loadspan.storage.subtype", "string", "", "stage with a file", "what is behind FUSE (sshfs), or drvfs for a drive of Windows under WSL"
@@ -149,7 +153,7 @@ CACHE_COLD: Final = _attribute(
     "1",
     "stage with a file",
     "storage_read / size, at most 1: 0 is a warm page cache, 1 a cold one. Absent on filesystems whose reads the kernel does not "
-    "count (tmpfs, FUSE, network) and for a deferred stage",
+    "count (tmpfs, FUSE, network), for direct reads and for a deferred stage",
 )
 IO_STORAGE_READ: Final = _attribute("loadspan.io.storage_read", "int", "By", "stage, load", "bytes the block device delivered")
 IO_READ: Final = _attribute("loadspan.io.read", "int", "By", "stage, load", "bytes through read() and its kin")
@@ -306,7 +310,13 @@ CURVE_TIME: Final = _attribute(
     "load",
     "moments of the throughput curve, at most 120, from the start of the load; the other lists of the curve belong to them",
 )
-CURVE_SIZE: Final = _attribute("loadspan.curve.size", "int[]", "By", "load", "bytes of weights that had entered the load by then")
+CURVE_SIZE: Final = _attribute(
+    "loadspan.curve.size",
+    "int[]",
+    "By",
+    "load",
+    "bytes that the stage which had moved most had moved by then: of those that bring bytes, else of any",
+)
 CURVE_READ: Final = _attribute("loadspan.curve.read", "int[]", "By", "load", "bytes that the process had got through read() by then")
 CURVE_STORAGE_READ: Final = _attribute(
     "loadspan.curve.storage_read", "int[]", "By", "load", "bytes that it had got from block devices by then"

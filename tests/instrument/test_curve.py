@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+import loadspan
 from loadspan import names
 from loadspan.instrument.curve import MOST, Curve, Point
 
@@ -63,3 +64,30 @@ def test_a_disk_that_was_met_later_had_delivered_nothing_before() -> None:
     drawn.add(Point(0.0, 0))
     drawn.add(Point(0.1, 7, disks={"sda": 5}))
     assert drawn.attributes()[names.curve_of_disk("sda")] == (0, 5)
+
+
+@pytest.mark.usefixtures("spans")
+def test_the_bytes_of_a_load_never_become_fewer_and_those_of_open_stages_count() -> None:
+    from loadspan.instrument.live import recorder
+
+    def so_far() -> int:
+        (load,) = recorder.loads
+        return load.progress([stage for stage in recorder.stages if stage.load is load])
+
+    seen = [0]
+    with loadspan.load("model"):
+        for _ in range(2):
+            with loadspan.stage("read") as stage:
+                stage.add(50)
+                seen.append(so_far())
+                stage.add(50)
+        with loadspan.stage("decrypt", size=80):
+            pass
+        seen.append(so_far())
+        with loadspan.stage("deserialize", size=200):
+            pass
+        seen.append(so_far())
+        with loadspan.stage("to_device", size=400):
+            pass
+        seen.append(so_far())
+    assert seen == [0, 50, 150, 200, 200, 200]

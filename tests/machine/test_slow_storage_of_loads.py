@@ -133,11 +133,12 @@ def test_a_throttled_disk_is_waited_for_at_an_even_rate(tmp_path: Path, filesyst
     assert found["loadspan.blocked_time"] > 0.6 * load["duration"]
     assert found["loadspan.blocked_time"] + found["loadspan.run_queue_time"] > 0.9 * load["duration"]
     assert found["loadspan.disk.utilization"] < 0.3
-    for curve in ("storage_read", f"disk.{loop}"):
+    for curve in ("storage_read", f"disk.{loop}", *(("size",) if how == "buffered" else ())):
         even = rates(found["loadspan.curve.time"], found[f"loadspan.curve.{curve}"])
         assert len(even) >= 4
         assert even == [pytest.approx(RATE, rel=0.4)] * len(even), curve
     if how == "buffered":
         assert read["loadspan.cache.cold"] == pytest.approx(1, abs=0.01)
         assert read["loadspan.throughput"] == pytest.approx(RATE, rel=0.15)
+        assert read["loadspan.blocked_time"] == pytest.approx(found["loadspan.blocked_time"], rel=0.1)
         assert found["loadspan.curve.read"][-1] == pytest.approx(FLAT, rel=0.01)

@@ -106,7 +106,7 @@ def _io_of_tally(tally: Tally) -> dict[str, Any]:
         found = {names.IO_STORAGE_READ: tally.storage_read, names.FAULT_MAJOR: tally.major, names.IO_SCOPE: "thread"}
         if not tally.joint:
             found[names.FAULT_MINOR] = tally.minor
-    if tally.blocked is not None and tally.joint <= tally.busy * _UNKNOWN:
+    if tally.blocked is not None and tally.unseen <= tally.busy * _UNKNOWN:
         found |= {names.BLOCKED_TIME: tally.blocked, names.CPU_TIME: tally.on_cpu, names.RUN_QUEUE_TIME: tally.waiting}
     return found
 

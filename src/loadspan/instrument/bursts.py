@@ -13,6 +13,7 @@ from threading import get_ident
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from loadspan.facts import counters
 from loadspan.instrument.frames import current
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Burst:
     """Calls of one object, of which one at a time runs in a thread. Their thread alone counts; who tells holds the load's lock."""
 
     __slots__ = (
+        "_blocked",
         "_busy",
         "_count",
         "_frame",
@@ -51,6 +53,9 @@ class Burst:
         "_major",
         "_recorder",
         "_running",
+        "_scheduled",
+        "_seen",
+        "_since",
         "_size",
         "_storage_read",
         "_tally",
@@ -58,6 +63,7 @@ class Burst:
         "_told",
         "_until",
         "_usage",
+        "_waiting",
     )
 
     def __init__(self, recorder: Recorder, tally: Tally | None, running: list[Any]) -> None:
@@ -73,7 +79,12 @@ class Burst:
         """Whether the tally collects from this burst."""
         self._usage: Any = None
         self._count = self._size = self._busy = self._storage_read = self._major = 0
-        self._told = (0, 0, 0, 0, 0)
+        self._scheduled: tuple[int, int] | None = None
+        self._since = (0, 0)
+        """When the calls since the last announced one began, and how busy all had been by then."""
+        self._seen = self._blocked = self._waiting = 0
+        """Nanoseconds in calls of which it is known what their thread did; and of these, asleep and waiting for a CPU."""
+        self._told = (0,) * 8
 
     def goes_on(self, now: int) -> bool:
         """Whether a call that begins now need not be announced."""
@@ -102,6 +113,18 @@ class Burst:
                 self._usage = usage
             if took > _SLOW and size < took * _MEMORY:
                 self._until = 0
+                self._look(now)
+
+    def _look(self, now: int) -> None:
+        """A call was slow: see whether the thread slept since the last announced one. It did nothing but these calls."""
+        scheduled = counters.scheduled() if self._scheduled is not None else None
+        if scheduled is None or self._scheduled is None:
+            return
+        since, busy = self._since
+        on_cpu, waiting = scheduled[0] - self._scheduled[0], scheduled[1] - self._scheduled[1]
+        self._seen += self._busy - busy
+        self._blocked += max(0, min(now - since - on_cpu - waiting, self._busy - busy))
+        self._waiting += waiting
 
     def follows(self, tally: Tally | None) -> bool:
         """Whether calls that follow one of *tally* are calls of this burst."""
@@ -114,7 +137,9 @@ class Burst:
                 self._usage = _usage()
                 if not self._joined:
                     self._join(self._tally)
+                self._scheduled = counters.scheduled()
             self._last = perf_counter_ns()
+            self._since = self._last, self._busy
             self._until = self._last + _GOES_ON
         else:
             self._until = 0
@@ -129,11 +154,16 @@ class Burst:
             tally.bursts = (*(burst for burst in tally.bursts if burst._joined), self)  # noqa: SLF001 - as above
             self._joined = True
 
+    @property
+    def ahead(self) -> int:
+        """Bytes that the tally does not know of yet."""
+        return int(self._size - self._told[1])
+
     def tell(self) -> None:
         """Add to the tally what was counted since the last time. The load's lock is held."""
         tally, last = self._tally, self._last
-        now = (self._count, self._size, self._busy, self._storage_read, self._major)
-        count, size, busy, storage_read, major = (new - old for new, old in zip(now, self._told, strict=True))
+        now = (self._count, self._size, self._busy, self._storage_read, self._major, self._seen, self._blocked, self._waiting)
+        count, size, busy, storage_read, major, seen, blocked, waiting = (new - old for new, old in zip(now, self._told, strict=True))
         if tally is None or not count:
             return
         self._told = now
@@ -142,6 +172,9 @@ class Burst:
         tally.sized = True
         tally.busy += busy
         tally.joint += busy
+        tally.unseen += busy - seen
+        if seen:
+            tally.share(seen, blocked, waiting)
         tally.first = tally.first or last - busy
         tally.last = max(tally.last, last)
         tally.storage_read += storage_read

@@ -66,6 +66,8 @@ class Curve:
         points = self._points
         if self._last is not None and points and points[-1] is not self._last:
             points = [*points, self._last]
+        if len(points) > 1 and round(points[-2].at, 3) == round(points[-1].at, 3):
+            points = [*points[:-2], points[-1]]  # the sampler came just before the end
         if len(points) < 2:  # noqa: PLR2004 - a beginning and an end
             return {}
         found: dict[str, Any] = {

@@ -338,6 +338,19 @@ class OpenLoad(_Described):
                 found[tally.name] = found.get(tally.name, 0) + tally.size
         return found
 
+    def progress(self, stages: Iterable[OpenStage]) -> int:
+        """Bytes of the stage that has moved most so far, what runs in *stages*, the open ones, included."""
+        stages = tuple(stages)
+        frames: tuple[OpenLoad | OpenStage, ...] = (self, *stages)
+        with self.lock:
+            found = dict(self.totals)
+            for frame in frames:
+                for tally in list(frame.tallies.values()):
+                    found[tally.name] = found.get(tally.name, 0) + tally.so_far()
+            for stage in stages:
+                found[stage.name] = found.get(stage.name, 0) + (stage.size_known or 0)
+        return max((size for name, size in found.items() if name in names.SOURCE_STAGES), default=0) or max(found.values(), default=0)
+
     @property
     def busy(self) -> bool:
         """Whether a call of this load runs now."""

@@ -144,6 +144,7 @@ class Quick(Stages):
         outer_stage = tally.parent
         if outer_stage is not None and outer_stage.thread == threading.get_ident():
             outer_stage.nested += took
+        tally.unseen += took
         if after is not None:
             self.charge(tally, tally.usage, after)
         return self.counted(tally, took, now, size, error, result)

@@ -204,6 +204,8 @@ class Recorder(Quick):
                 self.charge(tally, call.usage, after)
             if call.scheduled is not None:
                 tally.block(took, call.scheduled, counters.scheduled())
+            else:
+                tally.unseen += took
             if deferred:
                 tally.deferred = True
             return self.counted(tally, took, now, size, error, result)

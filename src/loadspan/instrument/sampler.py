@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.guard import guard
-from loadspan.instrument import attributes, late, state, telemetry
+from loadspan.instrument import late, state, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,7 +215,7 @@ class Sampler:
         at_work = {stage.thread for stage in stages} | ({load.thread} if busy else set())
         at_work |= {thread for tally in list(load.tallies.values()) if tally.active for thread in list(tally.threads)}
         load.surroundings.ask(number for thread in at_work if (number := numbers.get(thread)) is not None)
-        load.surroundings.look(counted, (counted.at - load.start) / 1e9, attributes.load_size(load.sizes()) or 0)
+        load.surroundings.look(counted, (counted.at - load.start) / 1e9, load.progress(stages))
 
     def _look(self, load: OpenLoad, frame: FrameType | None) -> None:
         """Note what the loading thread runs while no stage is open."""

@@ -106,6 +106,7 @@ class Surroundings:
         self._memory = memory.read()
         self._memory_last: memory.Memory | None = None
         self._storage_read: int | None = None
+        self._size = 0
         self.stood = 0
         """When the machine was last looked at for an end of the load."""
 
@@ -160,8 +161,10 @@ class Surroundings:
     def _point(self, counted: counters.Counters, at: float, size: int) -> None:
         self._storage_read = _since(counted.storage_read, self.before.storage_read)
         delivered = {disk.name: found for disk in list(self._disks.values()) if (found := disk.delivered()) is not None}
+        # A stage that has just closed may not be counted yet, and one that failed never is.
+        self._size = max(self._size, size)
         self.curve.add(_BEGINNING)
-        self.curve.add(Point(at, size, _since(counted.read, self.before.read), self._storage_read, delivered))
+        self.curve.add(Point(at, self._size, _since(counted.read, self.before.read), self._storage_read, delivered))
 
     def stand(self, end: int) -> None:
         """Read what is compared with the beginning: the load ended at *end*, or may have, and what comes after is not its own."""

@@ -60,6 +60,7 @@ class Tally:
         "slowest",
         "storage_read",
         "threads",
+        "unseen",
         "usage",
         "waiting",
     )
@@ -102,7 +103,9 @@ class Tally:
         self.slowest: list[tuple[int, int, int | None, str]] = []
         self.rated = True
         self.joint = 0
-        """Nanoseconds in calls that were counted in bursts: nobody saw how many ran at once, their minor faults or what they waited for."""
+        """Nanoseconds in calls that were counted in bursts: nobody saw how many ran at once, nor their minor faults."""
+        self.unseen = 0
+        """Nanoseconds in calls of which nobody saw what they waited for."""
         self.error: Failure | None = None
         self.destinations: dict[tuple[str, int | None], Destination] = {}
         """Devices that its calls brought bytes to."""
@@ -129,6 +132,10 @@ class Tally:
     def knows(self, row: Target | None, path: str | None) -> bool:
         """Whether a call of this target, about this file, in this thread is like one that was described."""
         return self.row is row and threading.get_ident() in self.threads and (path is None or path in self.paths)
+
+    def so_far(self) -> int:
+        """Bytes, those of bursts that go on included. The load's lock is held."""
+        return self.size + sum(burst.ahead for burst in self.bursts)
 
     def collect(self) -> None:
         """Count what bursts have counted so far. The load's lock is held."""
@@ -163,6 +170,12 @@ class Tally:
             self.on_cpu += on_cpu / 1e9
             self.waiting += waiting / 1e9
 
+    def share(self, took: int, blocked: int, waiting: int) -> None:
+        """Add calls that took so many nanoseconds in all, *blocked* of them asleep."""
+        self.blocked = (self.blocked or 0.0) + blocked / 1e9
+        self.on_cpu += max(0, took - blocked - waiting) / 1e9
+        self.waiting += waiting / 1e9
+
     def take(self, other: Tally) -> None:
         """Add the calls of *other*, whose parent got no span of its own."""
         other.collect()
@@ -176,7 +189,7 @@ class Tally:
         self.rated = self.rated and other.rated
         self.measured = self.measured or other.measured
         self.error = self.error or other.error
-        for name in ("count", "size", "busy", "joint", "storage_read", "major", "minor"):
+        for name in ("count", "size", "busy", "joint", "unseen", "storage_read", "major", "minor"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.blocked is not None:
             self.blocked = (self.blocked or 0.0) + other.blocked
