@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -76,6 +77,28 @@ def test_bytes_read_are_counted_to_the_byte(tmp_path: Path) -> None:
         os.close(descriptor)
 
     assert during(read).read == 1_234_567
+
+
+def test_what_a_child_had_read_from_storage_is_not_of_the_process_that_waits_for_it() -> None:
+    size = 8 << 20
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        file.write(os.urandom(size))
+        file.flush()
+        os.fsync(file.fileno())
+        program = f"""
+import os, resource
+descriptor = os.open({file.name!r}, os.O_RDONLY)
+os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+while os.read(descriptor, 1 << 20):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_inblock * 512)
+"""
+        done: list[subprocess.CompletedProcess[str]] = []
+        facts = during(lambda: done.append(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)))
+    if int(done[0].stdout) < size:
+        pytest.skip("what is below /var/tmp is in memory")
+    assert facts.storage_read is not None
+    assert facts.storage_read < size // 2
 
 
 def test_blocked_time_is_of_one_thread_only() -> None:

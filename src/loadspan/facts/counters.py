@@ -109,12 +109,16 @@ def of_thread(thread: int) -> Counters:
 def io_of_process() -> Counters:
     """Of `of_process` the bytes alone, for a third of its price: the kernel adds up each counter over all threads."""
     own = tree.own_of_process()
+    # First: a child that is waited for in between is counted a moment too early, and not less than nothing.
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * _BLOCK
     read, storage_read = parse_io(_process_io())
+    # The file has the children that were waited for, whose loads are told by themselves. What they got through read() nothing tells apart.
+    storage_read = None if storage_read is None else storage_read - children
     return Counters(time.perf_counter_ns(), 0, None if read is None else read - own, storage_read, None, None, None, None)
 
 
 def of_process() -> Counters:
-    """Counters of this process: all its threads, past and present, and the children it has waited for."""
+    """Counters of this process: all its threads, past and present. Only `read` has the children that it has waited for, too."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return io_of_process()._replace(fault_major=usage.ru_majflt, fault_minor=usage.ru_minflt, cpu_time=time.process_time())
 
