@@ -21,6 +21,7 @@ from loadspan.settings import Settings
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
 
+_LATE = 100_000_000  # nanoseconds after which the process's counters are no more those of a load that has ended
 _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
 _IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
@@ -168,7 +169,9 @@ class Loads(Times):
             # It ended with its last stage, and this is a while after. The sampler looks a tenth of a second after a fine call.
             after = load.after
             if after is None or after.at < load.last_end:
-                return None, None
+                if time.perf_counter_ns() - load.last_end > _LATE:
+                    return None, None
+                after = counters.of_process()  # the process ends, and with it the load
             return counters.difference(before, after), after
         after = counters.of_process()
         whole = counters.difference(before, after)

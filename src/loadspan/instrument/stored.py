@@ -36,18 +36,18 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
 def _of_storage(mount: StorageFacts) -> dict[str, Any]:
     """What a file is on."""
     models = {disk.model for disk in mount.disks}
-    local = mount.number is not None
+    device = mount.device if (mount.device or "").startswith("/dev/") else None
     found = {
         names.FILESYSTEM_TYPE: mount.filesystem,
         names.FILESYSTEM_MOUNTPOINT: mount.mountpoint,
-        names.SYSTEM_DEVICE: mount.device if local else None,
+        names.SYSTEM_DEVICE: device,
         names.SERVER_ADDRESS: mount.server,
         names.STORAGE_KIND: mount.kind,
         names.STORAGE_STACK: mount.stack if len(mount.stack) > 1 else None,
         names.STORAGE_MODEL: models.pop() if len(models) == 1 else None,
         names.STORAGE_ENCRYPTED: True if mount.encrypted else None,
         names.STORAGE_READ_AHEAD: mount.read_ahead,
-        names.STORAGE_SOURCE: None if local else mount.source,
+        names.STORAGE_SOURCE: mount.source if device is None else None,
         names.STORAGE_SUBTYPE: mount.subtype,
         names.STORAGE_ROOT: mount.root if mount.root != "/" else None,
         names.STORAGE_OPTIONS: tuple(f"{name}={value}" for name, value in mount.options) or None,

@@ -83,10 +83,13 @@ def _file_facts(span: Span) -> Iterator[str]:
     if filesystem:
         # tmpfs is memory, and overlay is overlay.
         yield filesystem if kind in (None, "memory") or (kind or "") in filesystem else f"{filesystem} on {kind}"
+    stack = span.texts(names.STORAGE_STACK)
+    if stack:
+        yield " > ".join(stack)
     if server := span.text(names.SERVER_ADDRESS):
         yield f"from {server}"
-    if span.attributes.get(names.STORAGE_ENCRYPTED) is True:
-        yield "dm-crypt"
+    if span.attributes.get(names.STORAGE_ENCRYPTED) is True and not any("crypt" in layer for layer in stack):
+        yield "encrypted"
     if text := span.text(names.READ_METHOD):
         yield text
 

@@ -62,9 +62,11 @@ _ROW = Target(
 
 
 def _length(buffer: Any) -> int:
-    """Bytes asked for, 0 where the buffer does not say: a memoryview, which the C reader passes, and a bytearray do."""
-    size = getattr(buffer, "nbytes", None)
-    return size if isinstance(size, int) else len(buffer) if isinstance(buffer, bytes | bytearray) else 0
+    """Bytes asked for, 0 where *buffer* is none: the read will say so."""
+    try:
+        return memoryview(buffer).nbytes
+    except TypeError:
+        return 0
 
 
 def _count(result: Any) -> int:
