@@ -23,6 +23,8 @@ _REPEATABLE = frozenset({names.LOAD_STATE_DICT, names.TO_DEVICE, names.CONVERT})
 
 _APART = 100_000_000  # nanoseconds between two short calls after which they are shown apart
 
+_DONE = 4096  # calls on modules that an implicit load remembers, to know a repetition of one
+
 SHORT = 1_000_000
 """Nanoseconds under which a coarse call is tallied."""
 
@@ -191,7 +193,8 @@ class Stages(Loads):
             load.learn((*sample(stage.things), *sample(stage.outputs)))
         if stage.module is not None:
             load.learn((stage.module,))
-            load.done.add((stage.name, id(stage.module)))
+            if not load.explicit and len(load.done) < _DONE:
+                load.done.add((stage.name, id(stage.module)))
             with self.lock:
                 self.repetitions.ended(stage.name, stage.module, end - stage.start)
         if error is None:
