@@ -153,10 +153,16 @@ CACHE_COLD: Final = _attribute(
     "1",
     "stage with a file",
     "storage_read / size, at most 1: 0 is a warm page cache, 1 a cold one. Absent on filesystems whose reads the kernel does not "
-    "count (tmpfs, FUSE, network), for direct reads and for a deferred stage",
+    "count (tmpfs, FUSE, network), of sparse and compressed files, for direct reads and for a deferred stage",
 )
 IO_STORAGE_READ: Final = _attribute("loadspan.io.storage_read", "int", "By", "stage, load", "bytes the block device delivered")
-IO_READ: Final = _attribute("loadspan.io.read", "int", "By", "stage, load", "bytes through read() and its kin")
+IO_READ: Final = _attribute(
+    "loadspan.io.read",
+    "int",
+    "By",
+    "stage, load",
+    "bytes through read() and its kin; of the process, those of children that it waited for meanwhile are among them",
+)
 IO_SCOPE: Final = _attribute(
     "loadspan.io.scope",
     "string",

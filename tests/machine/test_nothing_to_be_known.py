@@ -31,7 +31,7 @@ with loadspan.load("mapped"):
         mapping[:]
 """
 CACHE = {"loadspan.cache.residency"}
-DISK = {"system.device", "loadspan.storage.kind", "loadspan.storage.read_ahead"}
+DISK = {"loadspan.storage.kind", "loadspan.storage.read_ahead"}  # the device is in the list of mounts, too
 DISK_USE = {"loadspan.disk.read", "loadspan.disk.utilization", "loadspan.disk.queue"}
 PROCESS_IO = {"loadspan.io.storage_read", "loadspan.io.read", "loadspan.curve.read", "loadspan.curve.storage_read"}
 TIMES = {"loadspan.cpu_time", "loadspan.blocked_time", "loadspan.run_queue_time"}

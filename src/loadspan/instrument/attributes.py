@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names, units
@@ -35,15 +33,6 @@ _ORDER = (
 def clip(text: str) -> str:
     """*text*, cut where it is too long for an attribute."""
     return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
-
-
-def file_size(path: str) -> int | None:
-    """Size of the file *path* in bytes, None where it is none."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - no Path object on the recording side
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
-    except (OSError, ValueError):
-        return None
 
 
 def _io(facts: IoFacts | None) -> dict[str, Any]:

@@ -51,9 +51,10 @@ def reference(thing: Any) -> weakref.ref[Any] | None:
 class _Described:
     """What targets and the public API may say of a load or a stage."""
 
-    __slots__ = ("attributes", "failure", "module", "outputs", "paths", "size", "things")
+    __slots__ = ("attributes", "failure", "module", "outputs", "paths", "size", "tallies", "things")
 
     def __init__(self) -> None:
+        self.tallies: dict[str, Tally] = {}
         self.attributes: dict[str, Any] = {}
         self.paths: dict[str, None] = {}
         self.size: int | None = None
@@ -70,6 +71,7 @@ class _Described:
         """Keep nothing of the host's: contexts that were copied while it was open keep this frame for as long as they live."""
         self.module = None
         self.things, self.outputs = [], []
+        self.tallies = {}  # each knows this frame: a program that collects no garbage would keep them all
 
     def file(self, path: Any, file_format: str | None = None) -> None:
         """Say that the call is about the file *path* (text, bytes or PathLike; anything else is ignored)."""
@@ -115,7 +117,6 @@ class OpenStage(_Described):
         "start",
         "step",
         "tallied",
-        "tallies",
         "thread",
         "thread_name",
         "token",
@@ -137,7 +138,6 @@ class OpenStage(_Described):
         """Whether size / time is a throughput; not where nothing moved."""
         self.brought = 0
         """Bytes deserialized inside this call."""
-        self.tallies: dict[str, Tally] = {}
         self.met: list[str] = []
         """Files of its that the load had not read before."""
         self.destination: Destination | None = None
@@ -234,7 +234,6 @@ class OpenLoad(_Described):
         "kept",
         "last_end",
         "later",
-        "load",
         "lock",
         "muted",
         "name",
@@ -250,7 +249,6 @@ class OpenLoad(_Described):
         "starter",
         "subjects",
         "surroundings",
-        "tallies",
         "thread",
         "thread_name",
         "threads",
@@ -262,7 +260,6 @@ class OpenLoad(_Described):
         self, start: int, anchor: int, *, explicit: bool, parent: OpenLoad | OpenStage | None
     ) -> None:
         super().__init__()
-        self.load = self
         self.name: str | None = None
         self.explicit = explicit
         self.parent = parent
@@ -272,7 +269,6 @@ class OpenLoad(_Described):
         self.stages: frozenset[str] = frozenset()
         self.lock = threading.RLock()
         self.partition = Partition(start)
-        self.tallies: dict[str, Tally] = {}
         self.totals: dict[str, int] = {}
         """Bytes per stage name."""
         self.spans = 1
@@ -319,6 +315,11 @@ class OpenLoad(_Described):
         """Readings that were not ready when their stage ended, tried again when the load does."""
         self.frames: dict[str, int] = {}
         """Ticks per frame that ran in no stage."""
+
+    @property
+    def load(self) -> OpenLoad:
+        """The load that this frame is in: itself. No attribute, which would keep it until the next garbage collection."""
+        return self
 
     @property
     def stage(self) -> OpenStage | None:

@@ -20,7 +20,10 @@ def prepare() -> None:
     """Import what every load needs: the host is importing a library of seconds at this moment."""
     from loadspan.instrument import stored, surroundings
 
-    del stored, surroundings
+    del stored
+    ready = getattr(surroundings, "prepare", None)
+    if ready is not None:  # not while it is being imported: what it imports itself may be such a library
+        ready()
 
 
 def surroundings(before: Counters) -> Surroundings:
@@ -28,6 +31,13 @@ def surroundings(before: Counters) -> Surroundings:
     from loadspan.instrument.surroundings import Surroundings
 
     return Surroundings(before)
+
+
+def file_size(path: str) -> int | None:
+    """Size of the file *path*, which a load has met; None of what it has not, or is no file."""
+    from loadspan.facts import files
+
+    return files.size(path)
 
 
 def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:

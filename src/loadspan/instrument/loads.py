@@ -65,6 +65,7 @@ class Loads(Times):
         frame = self.frame()
         if frame.load.muted if frame is not None else not self.telemetry.enabled():
             return None
+        late.prepare()  # before it begins: the first time it takes some 20 ms
         if frame is None or not frame.load.explicit:
             self._close_quiet(implicit.origin())
         load = self._new_load(explicit=True, parent=frame, start=time.perf_counter_ns())
@@ -111,10 +112,14 @@ class Loads(Times):
         """What is kept of the exception that leaves *frame*: one object for all the frames it passes through."""
         if error is None:
             return None
-        failure = frame.failure if frame.failure is not None and frame.failure.is_of(error) else Failure(error)
+        failure = frame.failure if frame.failure is not None and frame.failure.is_of(error) else self.kept(error, frame)
         if frame.parent is not None:
             frame.parent.failure = failure
         return failure
+
+    def kept(self, error: BaseException, frame: OpenLoad | OpenStage) -> Failure:
+        """What is kept of an exception that arose in *frame*."""
+        return Failure(error, None if self.settings.full_paths else (*frame.paths, *frame.load.paths))
 
     def leave_context(self, frame: OpenLoad | OpenStage) -> None:
         """Make the frame above *frame* the innermost one again."""
@@ -135,6 +140,14 @@ class Loads(Times):
             load.closed = True
             if load in self.loads:
                 self.loads.remove(load)
+        try:
+            self._conclude(load, end, error)
+        finally:
+            load.let_go()
+        telemetry.write()
+
+    def _conclude(self, load: OpenLoad, end: int, error: Failure | None) -> None:
+        """Show a load that was closed, if it is worth it."""
         facts, counted = self._facts(load)
         with load.lock:
             self.contend(load)
@@ -160,7 +173,6 @@ class Loads(Times):
                 self.closed += 1
             self.deliver()
             self._end_span(load.handle, load.epoch(end), found, failed)
-        telemetry.write()
 
     def _facts(self, load: OpenLoad) -> tuple[counters.IoFacts | None, counters.Counters | None]:
         """What the kernel counted during a load, and the reading at its end; None where it was not looked at in time."""
@@ -282,9 +294,10 @@ class Loads(Times):
         """Close every implicit load and tell of every repetition: the process is about to end."""
         with self.lock:
             left = self.implicit_loads()
-            told = self.repetitions.take()
         for load in left:
             self._finish(load, time.perf_counter_ns() if load.busy else load.last_end, None)
+        with self.lock:
+            told = self.repetitions.take()  # afterwards: some of those that were open are repetitions themselves
         self._tell(told)
 
     def _tell(self, told: list[tuple[str, implicit.Series]]) -> None:

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from loadspan.instrument import implicit
-from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
@@ -21,6 +20,7 @@ from loadspan.instrument.tally import SLOWEST, Tally
 if TYPE_CHECKING:
     import weakref
 
+    from loadspan.instrument.failure import Failure
     from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Target
 
@@ -185,5 +185,5 @@ class Quick(Stages):
         """What is kept of the exception of a fine call, for the frame it was made in too."""
         frame = tally.parent or tally.load
         if frame.failure is None or not frame.failure.is_of(error):
-            frame.failure = Failure(error)
+            frame.failure = self.kept(error, frame)
         return frame.failure

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.instrument import attributes
+from loadspan.instrument import attributes, late
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +117,7 @@ def _open(recorder: Recorder, load: OpenLoad) -> list[OpenStage | Tally]:
 def _stage(load: OpenLoad, stage: OpenStage | Tally) -> dict[str, Any]:
     known = getattr(stage, "size_known", None) if hasattr(stage, "size_known") else stage.size
     paths = list(stage.paths)
-    sizes = [attributes.file_size(path) for path in paths]
+    sizes = [late.file_size(path) for path in paths]
     return {
         "name": stage.name,
         "start": load.epoch(stage.start if hasattr(stage, "start") else stage.first),

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import storage
+from loadspan.facts import files as files_seen
 from loadspan.instrument import attributes
 
 if TYPE_CHECKING:
@@ -21,16 +21,29 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
     if not known:
         return {}
     found: dict[str, Any] = {}
-    sizes = [size for size in map(attributes.file_size, known) if size is not None]
+    seen = [files_seen.seen(path) for path in known]
+    sizes = [one.size for one in seen if one.size is not None]
     if len(sizes) == len(known):
         found[names.FILE_SIZE] = sum(sizes)
     if len(known) > 1:
         found[names.FILE_COUNT] = len(known)
     # Of several files the first one's name: an attribute is a fact about the stage, the count says that there are more.
-    found[names.FILE_PATH] = attributes.clip(os.path.realpath(known[0]) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
-    mounts = {storage.of_file(path) for path in known}
+    found[names.FILE_PATH] = attributes.clip(seen[0].real if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
+    mounts = {one.storage for one in seen}
     mount = mounts.pop() if len(mounts) == 1 else None
-    return found | _of_storage(mount) if mount is not None else found
+    if mount is None:
+        return found
+    of_storage = _of_storage(mount)
+    return found | (of_storage if full_paths else _without_paths(of_storage))
+
+
+def _without_paths(found: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what names folders: a mount point may be the file itself, as a subPath of Kubernetes is."""
+    kept = {name: value for name, value in found.items() if name not in (names.FILESYSTEM_MOUNTPOINT, names.STORAGE_ROOT)}
+    if str(kept.get(names.STORAGE_SOURCE, "")).startswith("/") and not str(kept[names.STORAGE_SOURCE]).startswith(("/dev/", "//")):
+        del kept[names.STORAGE_SOURCE]
+    options = tuple(option for option in kept.pop(names.STORAGE_OPTIONS, ()) if "=/" not in option and not option.startswith("aname="))
+    return kept | ({names.STORAGE_OPTIONS: options} if options else {})
 
 
 def _of_storage(mount: StorageFacts) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, defer
     # Bytes that were in memory already came from no device, those of a direct read all, whatever was in the page cache.
     if deferred or not size or read is None or found.get(names.READ_METHOD) in ("memory", "direct"):
         return {}
-    mounts = [storage.of_file(path) for path in paths]
-    if mounts and all(mount is not None and mount.counted for mount in mounts):
+    seen = [files_seen.seen(path) for path in paths]
+    if seen and all(one.whole and one.storage is not None and one.storage.counted for one in seen):
         return {names.CACHE_COLD: min(1.0, read / size)}
     return {}

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import blocks, counters, memory, numa, pagecache, storage
+from loadspan.facts import blocks, counters, files, memory, numa, pagecache
 from loadspan.facts.kept import Kept
 from loadspan.guard import safely
 from loadspan.instrument.curve import Curve, Point
@@ -34,6 +34,13 @@ _LOOKED_AGAIN = 8  # files, the biggest
 _BEGINNING = Point(0.0, 0, 0, 0)
 _SECTOR = 512  # of a disk's counters, whatever its own
 _RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
+
+
+@lru_cache(maxsize=1)
+def prepare() -> None:
+    """Find and open what every load reads: it takes a millisecond, which need not be one of the first load's."""
+    memory.read()
+    _nodes()
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +126,7 @@ class Surroundings:
         return met
 
     def _meet(self, path: str) -> None:
-        facts = storage.of_file(path)
+        facts = files.meet(path).storage
         found = pagecache.residency(path, facts)
         if found is not None:
             self._files[path] = found, found.size
