@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loadspan.errors import UserError
-from loadspan.facts.tree import Tree
+from loadspan.facts.tree import Tree, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MANIFEST = "loadspan.json"
 VERSION = 1
 
-_LINKS = 40
 _SELF = ("proc/self", "proc/thread-self")  # links to a number that is another one in every process
 
 
@@ -62,10 +61,6 @@ class Recorder(Tree):
                     self._note(f"{found}/{entry}" if found else entry)
         return entries
 
-    def exists(self, path: str) -> bool:
-        """As of every tree."""
-        return self.real(path) is not None
-
     def real(self, path: str) -> str | None:
         """As of every tree; the links on the way are kept."""
         if (found := self._place(path)) is not None:
@@ -98,28 +93,15 @@ class Recorder(Tree):
 
     def _place(self, path: str) -> str | None:
         """*path* with its links resolved and remembered, except that this process stays `self`; None where it does not exist."""
-        todo, done, links = path.split("/")[::-1], list[str](), 0
-        while todo:
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                del done[-1:]
-                continue
-            place = "/".join((*done, part))
-            target = self._link(place)
-            if target is None:
-                done.append(part)
-                continue
-            self.links[place] = target
-            links += 1
-            if links > _LINKS:
-                return None
-            if target.startswith("/"):
-                done.clear()
-            todo.extend(target.split("/")[::-1])
-        found = "/".join(done)
-        return found if os.path.lexists(self.root + found) else None
+
+        def target(place: str) -> str | None:
+            leads = self._link(place)
+            if leads is not None:
+                self.links[place] = leads
+            return leads
+
+        found = resolved(path, target)
+        return found if found is not None and os.path.lexists(self.root + found) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.checkup.capture import MANIFEST, VERSION
 from loadspan.errors import UserError
-from loadspan.facts.tree import Tree
+from loadspan.facts.tree import Tree, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LARGEST_FILE, _LARGEST, _MOST = 16 << 20, 64 << 20, 50_000
 _LONGEST_NAME, _DEEPEST = 4096, 64
-_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +53,10 @@ class Captured(Tree):
 
     def real(self, path: str) -> str | None:
         """As of every tree."""
-        todo, done, links = path.split("/")[::-1], list[str](), 0
-        while todo:
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                del done[-1:]
-                continue
-            entry = self._entries.get("/".join((*done, part)))
-            if entry is None:
-                return None
-            if entry.link is None:
-                done.append(part)
-                continue
-            links += 1
-            if links > _LINKS:
-                return None
-            if entry.link.startswith("/"):
-                done.clear()
-            todo.extend(entry.link.split("/")[::-1])
-        return "/".join(done)
+        try:
+            return resolved(path, lambda place: self._entries[place].link)
+        except KeyError:
+            return None
 
 
 def read(path: str) -> Captured:

@@ -11,6 +11,10 @@ import os
 import stat
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PIECE = 1 << 12
 _LARGEST = 16 << 20  # a mountinfo of 50 000 lines; anything longer is no kernel file
@@ -108,30 +112,42 @@ class Tree:
 
     def _resolved(self, path: str) -> str | None:
         """As `real`, of a recorded tree: a link of it never leads out of it, whatever it says."""
-        todo, done, links = path.split("/")[::-1], list[str](), 0
-        while todo:
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                del done[-1:]
-                continue
-            place = self.root + "/".join((*done, part))
-            try:
-                kind = os.lstat(place).st_mode
-                target = os.readlink(place) if stat.S_ISLNK(kind) else None  # noqa: PTH115 - as above
-            except (OSError, ValueError):
-                return None
-            if target is None:
-                done.append(part)
-                continue
-            links += 1
-            if links > _LINKS:
-                return None
-            if target.startswith("/"):
-                done.clear()
-            todo.extend(target.split("/")[::-1])
-        return "/".join(done)
+
+        def target(place: str) -> str | None:
+            kind = os.lstat(self.root + place).st_mode
+            return os.readlink(self.root + place) if stat.S_ISLNK(kind) else None  # noqa: PTH115 - as above
+
+        try:
+            return resolved(path, target)
+        except (OSError, ValueError):
+            return None
+
+
+def resolved(path: str, target: Callable[[str], str | None]) -> str | None:
+    """
+    *path* with all links resolved, nowhere above its own root; None where it has more links than the kernel would follow.
+
+    *target* tells of a place, a path without links before its last part, where it leads: None where it is no link.
+    """
+    todo, done, links = path.split("/")[::-1], list[str](), 0
+    while todo:
+        part = todo.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            del done[-1:]
+            continue
+        leads = target("/".join((*done, part)))
+        if leads is None:
+            done.append(part)
+            continue
+        links += 1
+        if links > _LINKS:
+            return None
+        if leads.startswith("/"):
+            done.clear()
+        todo.extend(leads.split("/")[::-1])
+    return "/".join(done)
 
 
 def whole(text: str | None) -> int | None:
