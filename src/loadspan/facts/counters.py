@@ -19,7 +19,8 @@ from loadspan.facts.kept import Kept
 
 _THREAD = getattr(resource, "RUSAGE_THREAD", None)
 _PREFIX = "/proc/"
-_BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
+BLOCK = 512
+"""Bytes of the blocks in which getrusage counts input, whatever the device."""
 
 
 class IoFacts(NamedTuple):
@@ -94,14 +95,19 @@ def scheduled() -> tuple[int, int] | None:
     return None if waiting is None else (time.thread_time_ns(), waiting)
 
 
+def usage() -> resource.struct_rusage | None:
+    """What getrusage tells of the calling thread; None where the system has nothing per thread."""
+    return resource.getrusage(_THREAD) if _THREAD is not None else None
+
+
 def of_thread(thread: int) -> Counters:
     """
     Counters of the calling thread, whose identifier is *thread*.
 
     Without `read`: the file that tells it costs 14 us, and is needed only where other stages run at the same time.
     """
-    usage = resource.getrusage(_THREAD) if _THREAD is not None else None
-    storage_read, major, minor = (usage.ru_inblock * _BLOCK, usage.ru_majflt, usage.ru_minflt) if usage is not None else (None, None, None)
+    used = usage()
+    storage_read, major, minor = (used.ru_inblock * BLOCK, used.ru_majflt, used.ru_minflt) if used is not None else (None, None, None)
     on_cpu, waiting = time.thread_time(), _waiting()
     return Counters(time.perf_counter_ns(), thread, None, storage_read, major, minor, on_cpu, waiting)
 
@@ -110,7 +116,7 @@ def io_of_process() -> Counters:
     """Of `of_process` the bytes alone, for a third of its price: the kernel adds up each counter over all threads."""
     own = tree.own_of_process()
     # First: a child that is waited for in between is counted a moment too early, and not less than nothing.
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * _BLOCK
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * BLOCK
     read, storage_read = parse_io(_process_io())
     # The file has the children that were waited for, whose loads are told by themselves. What they got through read() nothing tells apart.
     storage_read = None if storage_read is None else storage_read - children
@@ -119,8 +125,8 @@ def io_of_process() -> Counters:
 
 def of_process() -> Counters:
     """Counters of this process: all its threads, past and present. Only `read` has the children that it has waited for, too."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return io_of_process()._replace(fault_major=usage.ru_majflt, fault_minor=usage.ru_minflt, cpu_time=time.process_time())
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return io_of_process()._replace(fault_major=used.ru_majflt, fault_minor=used.ru_minflt, cpu_time=time.process_time())
 
 
 def _less(after: float | None, before: float | None) -> float | None:

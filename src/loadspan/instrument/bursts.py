@@ -8,12 +8,12 @@ off the thread's counters from one call to the next, the pauses between them inc
 
 from __future__ import annotations
 
-import resource
 from threading import get_ident
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
+from loadspan.facts.counters import BLOCK, usage
 from loadspan.instrument.frames import current
 
 if TYPE_CHECKING:
@@ -26,17 +26,11 @@ _QUICK = 5_000  # nanoseconds above a copy in memory in which no kernel starts t
 _SLOW = 100_000  # nanoseconds from which announcing a call costs a few percent of it
 _MEMORY = 4  # bytes per nanosecond from which a read was a copy in memory
 _COPY = 3  # of a size to the nanoseconds of such a copy at 8 bytes each, by shift
-_BLOCK = 512
-_THREAD = getattr(resource, "RUSAGE_THREAD", None)
 
 
 class _Nobody:
     closed = False
     inside = None
-
-
-def _usage() -> Any:
-    return resource.getrusage(_THREAD) if _THREAD is not None else None
 
 
 class Burst:
@@ -106,11 +100,11 @@ class Burst:
         self._size += size
         self._busy += took
         if took > _QUICK + (size >> _COPY) and self._tally is not None:
-            usage = _usage()
-            if usage is not None:
-                self._storage_read += (usage.ru_inblock - self._usage.ru_inblock) * _BLOCK
-                self._major += usage.ru_majflt - self._usage.ru_majflt
-                self._usage = usage
+            used = usage()
+            if used is not None:
+                self._storage_read += (used.ru_inblock - self._usage.ru_inblock) * BLOCK
+                self._major += used.ru_majflt - self._usage.ru_majflt
+                self._usage = used
             if took > _SLOW and size < took * _MEMORY:
                 self._until = 0
                 self._look(now)
@@ -134,7 +128,7 @@ class Burst:
         """An announced call has ended: go on for a while, if it was fast."""
         if took <= _SLOW or size >= took * _MEMORY:
             if self._tally is not None:
-                self._usage = _usage()
+                self._usage = usage()
                 if not self._joined:
                     self._join(self._tally)
                 self._scheduled = counters.scheduled()

@@ -6,11 +6,11 @@ Such a call takes no lock and enters nothing: its time, until its tally is colle
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from loadspan.facts.counters import BLOCK, usage
 from loadspan.instrument import implicit
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
@@ -35,13 +35,6 @@ DEEP = 1 << 18
 
 _SEGMENTS = 64
 _SAMPLE = 16  # results by which an implicit load recognizes its own tensors
-_BLOCK = 512  # getrusage counts input in blocks of 512 bytes, whatever the device
-_THREAD = getattr(resource, "RUSAGE_THREAD", None)
-
-
-def usage() -> resource.struct_rusage | None:
-    """Counters of the calling thread; None where the system has none per thread."""
-    return resource.getrusage(_THREAD) if _THREAD is not None else None
 
 
 class FineCall:
@@ -152,7 +145,7 @@ class Quick(Stages):
     def charge(self, tally: Tally, before: Any, after: Any) -> None:
         """Add what the kernel counted for the calling thread during one call."""
         tally.measured = True
-        tally.storage_read += (after.ru_inblock - before.ru_inblock) * _BLOCK
+        tally.storage_read += (after.ru_inblock - before.ru_inblock) * BLOCK
         tally.major += after.ru_majflt - before.ru_majflt
         tally.minor += after.ru_minflt - before.ru_minflt
 

@@ -13,11 +13,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
+from loadspan.facts.counters import usage
 from loadspan.instrument import implicit
 from loadspan.instrument.bursts import Burst
 from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
 from loadspan.instrument.loads import SPAN_LIMIT
-from loadspan.instrument.quick import DEEP, REST, FineCall, Local, Quick, usage
+from loadspan.instrument.quick import DEEP, REST, FineCall, Local, Quick
 from loadspan.instrument.tally import Tally
 
 if TYPE_CHECKING:
