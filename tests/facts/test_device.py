@@ -298,7 +298,8 @@ def test_a_torch_that_is_being_imported_or_forbidden_is_no_torch(monkeypatch: py
 def test_on_this_machine_it_needs_no_torch_and_imports_none() -> None:
     program = """
 import sys, threading
-from loadspan.facts.device import machine_devices, of_torch
+from loadspan.facts.accelerators import machine_devices
+from loadspan.facts.device import of_torch
 machine_devices()
 for kind in ("cuda", "hip", "xpu", "npu", "mps", "cpu", "unheard"):
     for index in (None, 0, 7):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from loadspan.facts import kfd, nvidia, nvml, pci, visible
-from loadspan.facts.pci import PciDevice
+from loadspan.facts.pci import AMD, DISPLAY, PciDevice
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from loadspan.facts.visible import Visible
 
 NVIDIA: Final = 0x10DE
-AMD: Final = 0x1002
 INTEL: Final = 0x8086
 _VENDORS: Final = {NVIDIA: "nvidia", AMD: "amd", INTEL: "intel"}
 _TYPES: Final = {NVIDIA: "cuda", AMD: "hip", INTEL: "xpu"}
-_DISPLAY: Final = 0x03  # class of PCI devices
 _MEMORY: Final = 1 << 50
 
 
@@ -65,7 +63,7 @@ def nvidia_gpus(tree: Tree) -> list[nvidia.Gpu]:
 
 def is_xpu(device: PciDevice) -> bool:
     """Whether *device* is an Intel GPU: their laptops have another accelerator, which torch does not know, beside it."""
-    return device.vendor == INTEL and device.class_code is not None and device.class_code >> 16 == _DISPLAY
+    return device.vendor == INTEL and device.class_code is not None and device.class_code >> 16 == DISPLAY
 
 
 def visible_nvidia(

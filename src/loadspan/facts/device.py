@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from loadspan.facts import accelerators, drivers, kfd, nvidia, pci, visible
-from loadspan.facts.accelerators import INTEL, Accelerator, machine_devices
+from loadspan.facts.accelerators import INTEL
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loadspan.facts.tree import Tree
-
-__all__ = ["Accelerator", "DeviceFacts", "machine_devices", "of_torch"]
 
 # What a host's device module may raise for a device that it does not have, or while another thread initializes it.
 _HOST_ERRORS: Final = (RuntimeError, AssertionError, AttributeError, TypeError, ValueError, OSError, ImportError, LookupError)

@@ -10,13 +10,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loadspan.facts import pci
 from loadspan.facts.tree import HERE, whole
 
 if TYPE_CHECKING:
     from loadspan.facts.tree import Tree
 
 NODES = "sys/class/kfd/kfd/topology/nodes"
-_PCI = "sys/bus/pci/devices"
 _MOST = 512  # nodes of one machine: eight cards in eight partitions are 64 and some CPUs
 _XGMI = 11
 _MEGABYTE = 1_000_000
@@ -50,7 +50,7 @@ def _address(tree: Tree, properties: dict[str, int]) -> str | None:
         return None
     bus, device, function = location >> 8, location >> 3 & 31, location & 7
     candidates = [f"{domain:04x}:{bus:02x}:{device:02x}.{number}" for number in dict.fromkeys((function, 0))]
-    return next((address for address in candidates if tree.exists(f"{_PCI}/{address}")), None)
+    return next((address for address in candidates if tree.exists(f"{pci.DEVICES}/{address}")), None)
 
 
 def _openable(tree: Tree, properties: dict[str, int]) -> bool:

@@ -45,7 +45,6 @@ _STACKED = frozenset(("overlay",))
 _SAMPLED_ERROR = 0.1
 _READ_AHEAD = 1 << 24  # the kernel reads a little more than it is asked for, and some of it twice
 
-_MEMORY = frozenset(("tmpfs", "ramfs", "devtmpfs", "hugetlbfs"))
 _NOBODY = 65534
 _HELD = 64
 
@@ -92,7 +91,7 @@ def residency(path: str | os.PathLike[str], storage: StorageFacts | None = None)
     Files on network and FUSE filesystems are not opened: that alone may empty their cache. For their readers there is `of_descriptor`.
     """
     storage = storage or storages.of_file(os.fspath(path))
-    if storage is None or storage.filesystem not in _LOCAL | _STACKED or not storage.counted or _in_memory(storage):
+    if storage is None or storage.filesystem not in _LOCAL | _STACKED or not storage.counted or storage.kind == "memory":
         return None
     try:
         # Opening anything but a regular file may do something.
@@ -115,7 +114,7 @@ def of_descriptor(descriptor: int, storage: StorageFacts | None = None) -> Cache
     """
     place = f"/proc/self/fd/{descriptor}"
     storage = storage or storages.of_file(place)
-    if storage is None or _in_memory(storage):
+    if storage is None or storage.kind == "memory":
         return None
     try:
         status = os.fstat(descriptor)
@@ -227,10 +226,6 @@ def _never(window: Window) -> int:
 def _scaled(facts: CacheFacts, pages: int) -> int:
     looked = sum(window.pages for window in facts.windows)
     return min(facts.size, round(pages / looked * facts.size)) if looked else 0
-
-
-def _in_memory(storage: StorageFacts) -> bool:
-    return storage.filesystem in _MEMORY or getattr(storage, "kind", None) == "memory"
 
 
 def _may_ask(status: os.stat_result, place: str) -> bool:

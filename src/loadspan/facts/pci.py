@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DEVICES: Final = "sys/bus/pci/devices"
+AMD: Final = 0x1002
+DISPLAY: Final = 0x03
+"""Class of display controllers, the first of the three bytes."""
 _ADDRESS = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
 _HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 _CODE = re.compile(r"0x([0-9a-f]{1,6})", re.IGNORECASE)
-_AMD: Final = 0x1002
-_DISPLAY: Final = 0x03
 _ACCELERATOR: Final = 0x1200
 # Screens of virtual machines (Bochs, virtio, VMware, QXL, VirtualBox, Hyper-V, Cirrus, Parallels, Amazon, bhyve) and of servers' management
 # controllers.
@@ -89,7 +90,7 @@ def _real(tree: Tree, name: str) -> str | None:
         return found
     # A partition of an AMD accelerator has a function number of its own in the driver's numbering, but no PCI function.
     card = f"{DEVICES}/{name[:-1]}0"
-    return tree.real(card) if not name.endswith("0") and code(tree, f"{card}/vendor") == _AMD else None
+    return tree.real(card) if not name.endswith("0") and code(tree, f"{card}/vendor") == AMD else None
 
 
 def path(tree: Tree, address: str) -> tuple[str, ...]:
@@ -151,10 +152,10 @@ def accelerators(tree: Tree = HERE) -> list[PciDevice]:
     found = []
     for address in _addresses(tree):
         class_code = code(tree, f"{DEVICES}/{address}/class", 6)
-        if class_code is None or (class_code >> 16 != _DISPLAY and class_code >> 8 != _ACCELERATOR):
+        if class_code is None or (class_code >> 16 != DISPLAY and class_code >> 8 != _ACCELERATOR):
             continue
         one = device(tree, address)
-        if one is not None and not (class_code >> 16 == _DISPLAY and one.vendor in _SCREENS):
+        if one is not None and not (class_code >> 16 == DISPLAY and one.vendor in _SCREENS):
             found.append(one)
     return found
 

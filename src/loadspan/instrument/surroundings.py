@@ -32,7 +32,6 @@ _LONG = 1.0  # seconds from which the milliseconds of a second look at the files
 _FRESH = 100_000_000  # nanoseconds: an older reading is that of a load which ended then, and its disks have gone on since
 _LOOKED_AGAIN = 8  # files, the biggest
 _BEGINNING = Point(0.0, 0, 0, 0)
-_SECTOR = 512  # of a disk's counters, whatever its own
 _RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
 
 
@@ -81,9 +80,8 @@ class _Disk:
             self._last, self.at = text, time.perf_counter_ns()
 
     def delivered(self) -> int | None:
-        """Bytes since the load met it. Not by `use`: ten times a second, one number of eleven is enough."""
-        sectors = self._last.split(None, 3)[2:3]
-        return int(sectors[0]) * _SECTOR - self._before.size if self._before is not None and sectors and sectors[0].isdigit() else None
+        """Bytes since the load met it."""
+        return _since(blocks.parse_size(self._last), self._before.size if self._before is not None else None)
 
     def use(self) -> blocks.BlockUse | None:
         """What it did since the load met it."""
