@@ -21,6 +21,11 @@ def size(value: float) -> str:
     return f"{value:.0f} B"
 
 
+def binary(size: int) -> str:
+    """Bytes in the units of the kernel's own settings: `128 KiB`, `8 MiB`."""
+    return f"{size >> 20} MiB" if size >= 1 << 20 and not size % (1 << 20) else f"{size / 1024:g} KiB"
+
+
 def throughput(value: float) -> str:
     """Bytes per second as text: `2.50 GB/s`."""
     return f"{size(value)}/s"

@@ -113,10 +113,10 @@ def test_a_counter_that_went_back_is_unknown() -> None:
 
 
 def test_a_thread_that_ends_leaves_no_descriptor_open() -> None:
-    counters.scheduled()
+    counters.scheduled(counters.usage())
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that is needed
     for _ in range(20):
-        thread = threading.Thread(target=counters.scheduled)
+        thread = threading.Thread(target=lambda: counters.scheduled(counters.usage()))
         thread.start()
         thread.join()
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - as above
@@ -124,7 +124,7 @@ def test_a_thread_that_ends_leaves_no_descriptor_open() -> None:
 
 def test_a_descriptor_that_the_program_gave_to_another_file_is_left_to_it(tmp_path: Path) -> None:
     def work() -> None:
-        counters.scheduled()
+        counters.scheduled(counters.usage())
         mine = counters._files.schedstat  # noqa: SLF001 - what it holds is the point
         assert mine is not None
         other = os.open(tmp_path, os.O_RDONLY)

@@ -122,16 +122,6 @@ def test_this_machine_is_as_python_sees_it() -> None:
     assert found.cpus is None or found.cpus == os.sysconf("SC_NPROCESSORS_ONLN")
 
 
-@pytest.mark.parametrize(("cpus", "text"), [((), ""), ((3,), "3"), ((0, 1, 2, 8), "0-2,8"), ((1, 3, 4), "1,3-4")])
-def test_cpus_are_written_as_the_kernel_writes_them(cpus: tuple[int, ...], text: str) -> None:
-    assert facts.cpulist(frozenset(cpus)) == text
-
-
-@given(st.binary(max_size=300) | st.text(st.sampled_from("MemTotal: 0123456789kB\n-_\u0663"), max_size=80).map(str.encode))
-def test_no_content_makes_a_wild_number(text: bytes) -> None:
-    assert all(0 <= size < 1 << 60 for size in facts.parse_memory(text).values())
-
-
 @given(st.lists(st.binary(max_size=60), min_size=6, max_size=6))
 def test_no_content_breaks_it(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
     folder = tmp_path_factory.getbasetemp() / "garbage"

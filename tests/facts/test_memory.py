@@ -302,7 +302,11 @@ def test_many_threads_read_at_once() -> None:
 def test_no_text_breaks_a_parser(text: bytes) -> None:
     for parse in (memory.parse_limit, memory.parse_stat, memory.parse_hits, memory.parse_pressure, cgroups.paths):
         parse(text)
-    memory.parse_kib(text, "MemTotal")
+
+
+@given(st.binary(max_size=300) | st.text(st.sampled_from("MemTotal: 0123456789kB\n-_\u0663"), max_size=80).map(str.encode))
+def test_no_content_makes_a_wild_number_of_bytes(text: bytes) -> None:
+    assert all(0 <= size < 1 << 63 for size in memory.parse_kib(text, "MemTotal").values())
 
 
 @pytest.mark.parametrize(

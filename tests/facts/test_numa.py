@@ -60,6 +60,11 @@ def test_no_text_breaks_the_list_of_cpus(text: bytes) -> None:
     assert cpus is None or all(0 <= cpu < 16384 for cpu in cpus)
 
 
+@pytest.mark.parametrize(("cpus", "text"), [((), ""), ((3,), "3"), ((0, 1, 2, 8), "0-2,8"), ((1, 3, 4), "1,3-4")])
+def test_cpus_are_written_as_the_kernel_writes_them(cpus: tuple[int, ...], text: str) -> None:
+    assert numa.cpulist(frozenset(cpus)) == text
+
+
 @given(st.frozensets(st.integers(0, 300)))
 def test_a_list_that_names_every_cpu_is_read_back(cpus: frozenset[int]) -> None:
     assert numa.parse_cpulist(",".join(map(str, sorted(cpus))).encode() + b"\n") == cpus

@@ -110,6 +110,17 @@ def test_a_file_that_is_all_in_the_page_cache_stays_there_and_is_measured_past_i
     assert sum(cached(model)) > 0.7 * sum(before)
 
 
+def test_the_little_of_a_file_that_is_not_in_the_page_cache_gives_no_rate_of_storage(model: Path) -> None:
+    with model.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
+        while file.tell() < SIZE - 8 * MIB:
+            file.read(4 * MIB)
+    assert cached(model)[-1] == 0
+    found = rates(model, Bounds(seconds=2.0, size=32 * MIB), probes=(probe.FAULTS, probe.BUFFERED, probe.MAPPED), depths=(1, 16))
+    assert {(rate.verified, rate.source, rate.size) for rate in found} == {(False, "page cache", 32 * MIB)}
+    assert cached(model)[-1] == 0
+
+
 def test_where_there_are_too_few_bytes_for_all_probes_a_rate_says_that_another_had_read_them(model: Path) -> None:
     found = rates(model, Bounds(seconds=5.0, size=SIZE), probes=(probe.DIRECT,), depths=(1, 4))
     assert [rate.size for rate in found] == [SIZE, SIZE]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from loadspan.checkup import weights
-from loadspan.facts import accelerators, machine, numa, nvml, pagecache, storage
+from loadspan.facts import accelerators, numa, nvml, pagecache, storage
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def ask(paths: Sequence[str], environment: Mapping[str, str], tree: Tree = HERE)
     told = accelerators.machine_devices(tree, found, managed)
     return Answers(
         environment=found,
-        cpus=machine.cpulist(allowed) if allowed else None,
+        cpus=numa.cpulist(allowed) if allowed else None,
         accelerators=tuple(_told(device) for device in told),
         nvlinks=tuple((*pair, count) for pair, count in nvml.nvlinks(managed).items()),
         places=tuple(_place(path, tree) for path in paths),

@@ -72,7 +72,7 @@ def _on_place(place: Place, memory: Memory) -> Iterator[Remark]:
 def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
     where = f"{storage.filesystem} on {storage.mountpoint}"
     remote = storage.kind in ("network", "fuse") or storage.filesystem in _FETCHED
-    ahead = f" of {_binary(storage.read_ahead)}" if storage.read_ahead is not None else ""
+    ahead = f" of {units.binary(storage.read_ahead)}" if storage.read_ahead is not None else ""
     mapped = [name for name in place.formats if name in _MAPPED]
     if remote and mapped:
         yield _said(
@@ -83,7 +83,7 @@ def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
     if storage.read_ahead is not None and storage.read_ahead <= _SMALL_READ_AHEAD and (remote or storage.kind == "virtual"):
         yield _said(
             "read_ahead",
-            f"read-ahead of {where} is {_binary(storage.read_ahead)}: sequential and mapped reads wait for many small requests, each a "
+            f"read-ahead of {where} is {units.binary(storage.read_ahead)}: sequential and mapped reads wait for many small requests, each a "
             f"round trip to a {_FAR.get(storage.kind or '', 'remote storage')}.{_raise(storage)}",
         )
     if storage.encrypted:
@@ -119,7 +119,7 @@ def _on_cache(storage: Storage, *, remote: bool) -> Iterator[tuple[str, str]]:
         return
     cached, missing, gone = (share * asked for share in (storage.cached, 1 - storage.cached, storage.evicted or 0.0))
     least = _EVICTED_OF_SAMPLE if storage.cached_sampled else _EVICTED
-    evicted = f" {units.size(gone)} had been there and was pushed out, as memory was short." if gone > least * asked else ""
+    evicted = f" {units.size(gone)} had been there and was pushed out again." if gone > least * asked else ""
     if storage.cached < _COLD:
         there = units.size(cached) if cached else "nothing"
         yield _said(
@@ -202,8 +202,3 @@ def _said(name: str, text: str) -> tuple[str, str]:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def _binary(size: int) -> str:
-    """Bytes in the kernel's own units, as its settings have them."""
-    return f"{size >> 20} MiB" if size >= 1 << 20 and not size % (1 << 20) else f"{size / 1024:g} KiB"

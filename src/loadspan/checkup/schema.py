@@ -108,6 +108,11 @@ class Device:
     c2c: int | None = _known("links to the CPU that are not PCIe, and carry the bytes in its place", "links")
     relations: Mapping[str, str] = _map("way to every other device by its label: PIX, PXB, PHB, NODE, SYS, NV1, ...")
 
+    @property
+    def torch_name(self) -> str | None:
+        """As torch calls it in this process, which says cuda of what is hip; None where that is not certain."""
+        return f"{'cuda' if self.type == 'hip' else self.type}:{self.index}" if self.type and self.index is not None else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:

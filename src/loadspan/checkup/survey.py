@@ -39,7 +39,7 @@ def make(tree: Tree, answers: Answers) -> Checkup:
 
 
 def _machine(found: machine.Machine, answers: Answers) -> schema.Machine:
-    allowed = answers.cpus or (machine.cpulist(found.cpus_allowed) if found.cpus_allowed else None)
+    allowed = answers.cpus or (numa.cpulist(found.cpus_allowed) if found.cpus_allowed else None)
     return schema.Machine(
         kernel=found.kernel,
         architecture=found.architecture,
@@ -72,7 +72,7 @@ def _nodes(tree: Tree) -> tuple[schema.Node, ...]:
     return tuple(
         schema.Node(
             number=node,
-            cpus=machine.cpulist(cpus[node]) if node in cpus else None,
+            cpus=numa.cpulist(cpus[node]) if node in cpus else None,
             distances={str(other): distance for other, distance in distances.get(node, {}).items()},
         )
         for node in numa.numbers(tree)
@@ -115,7 +115,7 @@ def _device(tree: Tree, label: str, device: Accelerator, told: Told | None, rela
         pci_address=device.address,
         memory=device.memory or (told.memory if told is not None else None),
         numa_node=device.numa_node,
-        cpus=machine.cpulist(near) if near else None,
+        cpus=numa.cpulist(near) if near else None,
         links=tuple(_link(hop) for hop in hops),
         narrowest=_link(narrowest) if narrowest is not None else None,
         c2c=device.c2c,

@@ -81,7 +81,10 @@ class Check:
 
 
 def _refuse(arguments: argparse.Namespace) -> None:
-    """Options that contradict each other, before anything is read."""
+    """Options that contradict each other or name nothing, before anything is read."""
+    for name in ("device", "root", "save", "scratch"):
+        if getattr(arguments, name) == "":  # a variable of the shell that is not set: the answer would be about something else
+            raise UserError(f"--{name}: names nothing. Give it a value, or leave it out.")
     for name in ("save", "measure"):
         if getattr(arguments, name) and arguments.root:
             raise UserError(f"--{name}: not together with --root, which is about another machine. Leave one of them out.")
@@ -130,6 +133,8 @@ def _recorded(root: str, paths: Sequence[str]) -> tuple[Tree, Answers]:
             raise UserError(
                 f"{root}: neither sys nor proc in it. Give a folder that holds them, or a FILE.tar.gz of loadspan check --save."
             )
+    elif not os.path.exists(root):  # noqa: PTH110 - as above
+        raise UserError(f"{root}: no such file or directory. Give a folder that holds sys and proc, or a FILE.tar.gz.")
     elif stat.S_ISREG(os.stat(root).st_mode):  # noqa: PTH116 - as above
         tree = captured.read(root)
     else:

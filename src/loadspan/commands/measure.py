@@ -19,13 +19,12 @@ from loadspan.report.text import clean, cut
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadspan.checkup.schema import Checkup, Device
+    from loadspan.checkup.schema import Checkup
     from loadspan.facts.ceilings import Place
     from loadspan.probes import Outcome, Plan
 
 _INTERVAL = 0.1
 _COLUMNS = 79
-_TORCH = {"hip": "cuda"}
 
 
 def measure(found: Checkup, scratch: str | None, device: str | None) -> Iterator[Measured]:
@@ -41,7 +40,7 @@ def measure(found: Checkup, scratch: str | None, device: str | None) -> Iterator
         yield from _run(storage_probe.plan(path, scratch=folder), path, mount, line)
     yield from _run(crypto.plan(), None, ceilings.Processor(), line)
     for one in found.devices:
-        name = _torch_name(one) or device
+        name = one.torch_name or device
         if name is None:
             continue
         place = ceilings.Device(one.type or name.partition(":")[0], None, one.pci_address)
@@ -64,10 +63,6 @@ def kept(found: Checkup) -> tuple[Measured, ...]:
 
 def _kept(entry: ceilings.Ceiling, about: str | None) -> Measured:
     return replace(_measured(entry.rate, about), measured=entry.measured)
-
-
-def _torch_name(device: Device) -> str | None:
-    return f"{_TORCH.get(device.type, device.type)}:{device.index}" if device.type and device.index is not None else None
 
 
 def _run(plan: Plan, about: str | None, place: Place | None, line: _Line) -> Iterator[Measured]:

@@ -89,15 +89,68 @@ def _waiting() -> int | None:
     return parse_waiting(kept.read())
 
 
-def scheduled() -> tuple[int, int] | None:
-    """Nanoseconds in which the calling thread was on a CPU, and in which it could run and waited for one."""
-    waiting = _waiting()
-    return None if waiting is None else (time.thread_time_ns(), waiting)
-
-
 def usage() -> resource.struct_rusage | None:
     """What getrusage tells of the calling thread; None where the system has nothing per thread."""
     return resource.getrusage(_THREAD) if _THREAD is not None else None
+
+
+class Scheduled(NamedTuple):
+    """How the calling thread had spent its life at one moment, in nanoseconds."""
+
+    on_cpu: int
+    waiting: int
+    """It could run and waited for a CPU."""
+    switches: int
+    """How often it was taken off a CPU; less than 0 where that is not known."""
+
+
+class _Last(threading.local):
+    """The last reading in a thread."""
+
+    waiting: int | None = None
+    switches = -1
+
+
+_last = _Last()
+
+
+def _forget() -> None:
+    """Forget the parent's: a child's counters begin anew, and may come to the same number."""
+    _last.waiting, _last.switches = None, -1
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _switches(used: resource.struct_rusage | None) -> int:
+    return used.ru_nvcsw + used.ru_nivcsw if used is not None else -1
+
+
+def scheduled(used: resource.struct_rusage | None) -> Scheduled | None:
+    """
+    How the calling thread has spent its life, if its usage is *used* now; None where the kernel does not tell.
+
+    Who was not taken off a CPU since has not waited for one: then the file need not be read, which costs ten times as much as all else.
+    """
+    switches = _switches(used)
+    if _last.waiting is None or switches < 0 or switches != _last.switches:
+        _last.waiting, _last.switches = _waiting(), switches
+    return None if _last.waiting is None else Scheduled(time.thread_time_ns(), _last.waiting, switches)
+
+
+def spent(took: int, before: Scheduled, used: resource.struct_rusage | None) -> tuple[int, int, int] | None:
+    """
+    How the calling thread has spent the *took* nanoseconds since *before*, if its usage is *used* now: asleep, on a CPU, waiting for one.
+
+    None where the kernel does not tell.
+    """
+    if before.switches >= 0 and before.switches == _switches(used):
+        return 0, took, 0
+    after = scheduled(used)
+    if after is None:
+        return None
+    on_cpu, waiting = after.on_cpu - before.on_cpu, after.waiting - before.waiting
+    return max(0, took - on_cpu - waiting), on_cpu, waiting
 
 
 def of_thread(thread: int) -> Counters:
@@ -108,7 +161,8 @@ def of_thread(thread: int) -> Counters:
     """
     used = usage()
     storage_read, major, minor = (used.ru_inblock * BLOCK, used.ru_majflt, used.ru_minflt) if used is not None else (None, None, None)
-    on_cpu, waiting = time.thread_time(), _waiting()
+    now = scheduled(used)
+    on_cpu, waiting = (now.on_cpu / 1e9, now.waiting) if now is not None else (time.thread_time(), None)
     return Counters(time.perf_counter_ns(), thread, None, storage_read, major, minor, on_cpu, waiting)
 
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loadspan.facts import cgroups, mounts, numa
+from loadspan.facts.memory import parse_kib
 from loadspan.facts.tree import HERE, whole
 
 if TYPE_CHECKING:
     from loadspan.facts.tree import Tree
 
-_KILOBYTE = 1024
-_MEMORY = 1 << 60
 _CPUS = 1 << 14
 _LONGEST = 120  # characters of a name that is shown
 _GROUPS = "sys/fs/cgroup"
@@ -61,16 +60,6 @@ class Machine:
     """Transparent huge pages: `always`, `madvise`, `never`."""
 
 
-def cpulist(cpus: frozenset[int]) -> str:
-    """*cpus* as the kernel writes them: `0-3,8`."""
-    parts, ordered = [], sorted(cpus)
-    while ordered:
-        length = next((n for n in range(1, len(ordered)) if ordered[n] != ordered[0] + n), len(ordered))
-        parts.append(f"{ordered[0]}-{ordered[length - 1]}" if length > 1 else f"{ordered[0]}")
-        del ordered[:length]
-    return ",".join(parts)
-
-
 def _fields(text: bytes, most: int = 200) -> dict[str, str]:
     """Names and values of the first *most* lines `name: value`; of a name that comes again, the first."""
     found: dict[str, str] = {}
@@ -78,17 +67,6 @@ def _fields(text: bytes, most: int = 200) -> dict[str, str]:
         name, separator, value = line.partition(":")
         if separator:
             found.setdefault(name.strip(), value.strip())
-    return found
-
-
-def parse_memory(text: bytes) -> dict[str, int]:
-    """Bytes by name out of the text of `meminfo`."""
-    found = {}
-    for name, value in _fields(text).items():
-        number, _, unit = value.partition(" ")
-        size = whole(number)
-        if size is not None and unit == "kB" and 0 <= size * _KILOBYTE < _MEMORY:
-            found[name] = size * _KILOBYTE
     return found
 
 
@@ -150,7 +128,8 @@ def _container(tree: Tree) -> str | None:
 def of(tree: Tree = HERE) -> Machine:
     """The machine that *tree* is of. About a millisecond, more on a machine with hundreds of CPUs: ask once."""
     kernel = _shown(tree.text("proc/sys/kernel/osrelease"))
-    memory, first = parse_memory(tree.bytes("proc/meminfo")), _fields(tree.bytes("proc/cpuinfo"), 60)
+    memory = parse_kib(tree.bytes("proc/meminfo"), "MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
+    first = _fields(tree.bytes("proc/cpuinfo"), 60)
     virtual = "hypervisor" in first.get("flags", "").split() or tree.exists("sys/hypervisor/type") or None
     vendor = tree.text("sys/hypervisor/type") or tree.text("sys/class/dmi/id/sys_vendor")
     choice = _CHOICE.search(tree.text("sys/kernel/mm/transparent_hugepage/enabled") or "")

@@ -56,6 +56,16 @@ def parse_cpulist(text: bytes) -> frozenset[int] | None:
     return frozenset(cpus)
 
 
+def cpulist(cpus: frozenset[int]) -> str:
+    """*cpus* as the kernel writes them: `0-3,8`."""
+    parts, ordered = [], sorted(cpus)
+    while ordered:
+        length = next((n for n in range(1, len(ordered)) if ordered[n] != ordered[0] + n), len(ordered))
+        parts.append(f"{ordered[0]}-{ordered[length - 1]}" if length > 1 else f"{ordered[0]}")
+        del ordered[:length]
+    return ",".join(parts)
+
+
 def known(node: int | None) -> int | None:
     """*node* where it is one: not the -1 of a kernel that does not know, and no wild number."""
     return node if node is not None and 0 <= node < _NODES else None

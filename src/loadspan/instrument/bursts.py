@@ -73,7 +73,7 @@ class Burst:
         """Whether the tally collects from this burst."""
         self._usage: Any = None
         self._count = self._size = self._busy = self._storage_read = self._major = 0
-        self._scheduled: tuple[int, int] | None = None
+        self._scheduled: counters.Scheduled | None = None
         self._since = (0, 0)
         """When the calls since the last announced one began, and how busy all had been by then."""
         self._seen = self._blocked = self._waiting = 0
@@ -107,18 +107,16 @@ class Burst:
                 self._usage = used
             if took > _SLOW and size < took * _MEMORY:
                 self._until = 0
-                self._look(now)
+                self._look(now, used)
 
-    def _look(self, now: int) -> None:
+    def _look(self, now: int, used: Any) -> None:
         """A call was slow: see whether the thread slept since the last announced one. It did nothing but these calls."""
-        scheduled = counters.scheduled() if self._scheduled is not None else None
-        if scheduled is None or self._scheduled is None:
-            return
         since, busy = self._since
-        on_cpu, waiting = scheduled[0] - self._scheduled[0], scheduled[1] - self._scheduled[1]
-        self._seen += self._busy - busy
-        self._blocked += max(0, min(now - since - on_cpu - waiting, self._busy - busy))
-        self._waiting += waiting
+        spent = counters.spent(now - since, self._scheduled, used) if self._scheduled is not None else None
+        if spent is not None:
+            self._seen += self._busy - busy
+            self._blocked += min(spent[0], self._busy - busy)
+            self._waiting += spent[2]
 
     def follows(self, tally: Tally | None) -> bool:
         """Whether calls that follow one of *tally* are calls of this burst."""
@@ -131,7 +129,7 @@ class Burst:
                 self._usage = usage()
                 if not self._joined:
                     self._join(self._tally)
-                self._scheduled = counters.scheduled()
+                self._scheduled = counters.scheduled(self._usage)
             self._last = perf_counter_ns()
             self._since = self._last, self._busy
             self._until = self._last + _GOES_ON
@@ -168,7 +166,7 @@ class Burst:
         tally.joint += busy
         tally.unseen += busy - seen
         if seen:
-            tally.share(seen, blocked, waiting)
+            tally.block((blocked, max(0, seen - blocked - waiting), waiting))
         tally.first = tally.first or last - busy
         tally.last = max(tally.last, last)
         tally.storage_read += storage_read

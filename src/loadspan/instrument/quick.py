@@ -20,6 +20,7 @@ from loadspan.instrument.tally import SLOWEST, Tally
 if TYPE_CHECKING:
     import weakref
 
+    from loadspan.facts.counters import Scheduled
     from loadspan.instrument.failure import Failure
     from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Target
@@ -51,7 +52,7 @@ class FineCall:
         self.nodes: list[Node] | None = None
         """Its own nodes, where it runs inside a fine call of another stage."""
         self.usage: Any = None
-        self.scheduled: tuple[int, int] | None = None
+        self.scheduled: Scheduled | None = None
 
 
 class Local(threading.local):

@@ -84,9 +84,9 @@ class Recorder(Quick):
                 # Time is taken from that call, not from the frame around both.
                 nodes = call.nodes = self.nodes(tally.name, frame, around)
         self.local.running.append(call)
-        if chunk >= DEEP:
-            call.scheduled = counters.scheduled()
         call.usage = usage()
+        if chunk >= DEEP:
+            call.scheduled = counters.scheduled(call.usage)
         call.begun = now = time.perf_counter_ns()
         with load.lock:
             if load.fresh:
@@ -204,7 +204,7 @@ class Recorder(Quick):
             if after is not None:
                 self.charge(tally, call.usage, after)
             if call.scheduled is not None:
-                tally.block(took, call.scheduled, counters.scheduled())
+                tally.block(counters.spent(took, call.scheduled, after))
             else:
                 tally.unseen += took
             if deferred:

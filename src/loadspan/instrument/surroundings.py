@@ -207,14 +207,16 @@ class Surroundings:
             self.stand(end)
         if counted is not None:
             self._point(counted, seconds, size)
-        after = self._memory_last
+        # Nor is what the machine did for longer than the load took, after it.
+        latest = end + round(seconds * 1e9)
+        after = self._memory_last if self.stood <= latest else None
         if after is None:  # nobody has looked in time: no differences, but the limit is the same
             after = replace(self._memory, hits=None, refaulted=None, memory_pressure=None, io_pressure=None, swapped_in=None, usage=None)
         facts = memory.difference(self._memory, after)
         look_again = facts.hits or (fresh and (seconds > _LONG or facts.refaulted))
         found: dict[str, Any] = {
             **self.curve.attributes(),
-            **self._of_disks(),
+            **self._of_disks(latest),
             names.CACHE_RESIDENCY: self.residency(),
             names.CACHE_EVICTED: self._evicted(facts.refaulted or 0) if look_again else None,
             names.THREAD_NUMA_NODE: numa.node_of_affinity(self._cpus, _nodes()),
@@ -257,9 +259,9 @@ class Surroundings:
         again = min(self._storage_read or 0, refaulted) / sum(facts.size for _, facts in looked)
         return round(max(left / total, min(1.0, again) - there / total), 4)
 
-    def _of_disks(self) -> dict[str, Any]:
-        """Of the disk that delivered most."""
-        used = [use for disk in self._disks.values() if (use := disk.use()) is not None]
+    def _of_disks(self, latest: int) -> dict[str, Any]:
+        """Of the disk that delivered most, of those that were read at *latest*."""
+        used = [use for disk in self._disks.values() if disk.at <= latest and (use := disk.use()) is not None]
         if not used:
             return {}
         most = max(used, key=lambda use: use.size)

@@ -162,19 +162,13 @@ class Tally:
             self.on_cpu += facts.cpu_time or 0.0
             self.waiting += facts.run_queue_time or 0.0
 
-    def block(self, took: int, before: tuple[int, int], after: tuple[int, int] | None) -> None:
-        """Divide the time of a call: its thread was on a CPU, waiting for one, or neither. Readings of `counters.scheduled`."""
-        if after is not None:
-            on_cpu, waiting = after[0] - before[0], after[1] - before[1]
-            self.blocked = (self.blocked or 0.0) + max(0, took - on_cpu - waiting) / 1e9
+    def block(self, spent: tuple[int, int, int] | None) -> None:
+        """Add how the thread of a call, or of several, spent its nanoseconds: asleep, on a CPU, waiting for one."""
+        if spent is not None:
+            blocked, on_cpu, waiting = spent
+            self.blocked = (self.blocked or 0.0) + blocked / 1e9
             self.on_cpu += on_cpu / 1e9
             self.waiting += waiting / 1e9
-
-    def share(self, took: int, blocked: int, waiting: int) -> None:
-        """Add calls that took so many nanoseconds in all, *blocked* of them asleep."""
-        self.blocked = (self.blocked or 0.0) + blocked / 1e9
-        self.on_cpu += max(0, took - blocked - waiting) / 1e9
-        self.waiting += waiting / 1e9
 
     def take(self, other: Tally) -> None:
         """Add the calls of *other*, whose parent got no span of its own."""

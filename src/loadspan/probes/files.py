@@ -35,11 +35,7 @@ def choose(path: str) -> list[str]:
     """The largest regular files at or below *path* that can be read and are on one filesystem, the largest first."""
     found = weights.find(path)
     files = sorted((file for file in found.files if file.readable and file.size), key=lambda file: -file.size) if found else []
-    devices: dict[str, int] = {}
-    for file in files[:_FILES]:
-        with suppress(OSError):
-            devices[file.path] = os.stat(file.path).st_dev  # noqa: PTH116 - a path may be no text
-    return [name for name, device in devices.items() if device == next(iter(devices.values()))]
+    return [file.path for file in files[:_FILES] if file.device == files[0].device]
 
 
 @contextmanager

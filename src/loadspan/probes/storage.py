@@ -40,6 +40,7 @@ SMALLEST = 64 << 20
 _BLOCK = 1 << 20
 _SHARE = 256 << 20  # bytes that a probe reads at least, if need be of what another has read
 _PAGES = 64 << 20  # bytes, read a page at a time, at most
+_LEAST = 32 << 20  # bytes that a probe through the page cache needs outside of it
 _WHOLE = 0.98  # of the bytes; the counter and what is read ahead do not end at the same byte
 
 
@@ -129,10 +130,7 @@ def _free_memory() -> int:
     """Half of the memory that nothing is in, so that reading pushes nobody's pages out."""
     now = memories.read()
     room = [] if now.limit is None or now.usage is None else [now.limit - now.usage]
-    for line in HERE.bytes("proc/meminfo").split(b"\n"):
-        fields = line.split()
-        if len(fields) > 1 and fields[0] == b"MemFree:" and fields[1].isdigit():
-            room.append(int(fields[1]) * 1024)
+    room += memories.parse_kib(HERE.bytes("proc/meminfo"), "MemFree").values()
     return max(min(room, default=0) // 2, SMALLEST)
 
 
@@ -152,9 +150,8 @@ def _measured(step: Step, where: _Where, progress: Progress, *, memory: bool) ->
     if direct and (memory or refused):
         return Skipped(step.probe, f"{where.storage.filesystem} is memory" if memory and where.storage else str(refused), step.depth)
     taken, again = where.parts.take(min(step.size, where.parts.size), cached=not direct)
-    warm = not direct and not taken
-    if warm:
-        # All of it is in the page cache and stays there: what can be measured is the page cache.
+    if not direct and sum(part.length for part in taken) < min(step.size, _LEAST):
+        # As good as all of it is in the page cache and stays there: what can be measured is the page cache.
         taken, again = where.parts.take(min(step.size, where.parts.size), cached=False)
     try:
         with _blocks(step.probe, taken, where) as blocks:
@@ -165,7 +162,7 @@ def _measured(step: Step, where: _Where, progress: Progress, *, memory: bool) ->
     except OSError as error:
         return Skipped(step.probe, f"reading failed: {error.strerror}", step.depth)
     finally:
-        if not direct and not warm:
+        if not direct:
             where.parts.drop(taken)
     if not reading.size or reading.seconds <= 0:
         return Skipped(step.probe, "nothing could be read", step.depth)

@@ -20,8 +20,6 @@ _ITSELF = "X"
 _KINDS = {"nvme": "NVMe", "ssd": "SSD", "hdd": "spinning disk", "virtual": "virtual disk", "network": "over the network"}
 """What the type of the filesystem does not say by itself."""
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
-_TORCH = {"hip": "cuda"}
-"""What torch calls a type of device."""
 _LEGEND = {
     _ITSELF: "itself",
     "NV": "NV# that many NVLinks",
@@ -123,9 +121,8 @@ def _devices(devices: Sequence[Device], width: int) -> Iterator[Line]:
 
 
 def _identity(device: Device) -> list[str]:
-    torch = f"{_TORCH.get(device.type, device.type)}:{device.index}" if device.type and device.index is not None else ""
     return [
-        torch if torch != device.label else "",
+        device.torch_name if device.torch_name and device.torch_name != device.label else "",
         device.name or _VENDORS.get(device.vendor or "", device.vendor) or "",
         "" if device.memory is None else units.size(device.memory),
         device.pci_address or "",
@@ -240,7 +237,7 @@ def _storage(storage: Storage) -> list[str]:
         storage.device or (storage.source if storage.source and storage.source not in (storage.filesystem or "") else "") or "",
         storage.subtype if storage.subtype and storage.subtype not in (storage.filesystem or "") else "",
         *(f"{name}={value}" if value else name for name, value in storage.options.items() if not name.endswith("dir")),
-        "" if storage.read_ahead is None else f"read-ahead {binary(storage.read_ahead)}",
+        "" if storage.read_ahead is None else f"read-ahead {units.binary(storage.read_ahead)}",
     ]
 
 
@@ -334,11 +331,6 @@ def _words(text: str, width: int) -> list[str]:
         else:
             found.append(word)
     return found
-
-
-def binary(size: int) -> str:
-    """Bytes in the units of the kernel's own settings: `128 KiB`, `8 MiB`."""
-    return f"{size >> 20} MiB" if size >= 1 << 20 and not size % (1 << 20) else f"{size / 1024:g} KiB"
 
 
 def _count(number: int, thing: str) -> str:
