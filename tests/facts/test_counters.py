@@ -62,6 +62,37 @@ def test_waiting_for_a_cpu_that_others_use_is_neither_work_nor_sleep() -> None:
     assert (facts.blocked_time or 0.0) < 0.05
 
 
+def test_a_call_is_divided_into_sleep_work_and_waiting() -> None:
+    before, begun = counters.scheduled(counters.usage()), time.perf_counter_ns()
+    assert before is not None
+    spin(0.02)
+    time.sleep(0.03)
+    took = time.perf_counter_ns() - begun
+    spent = counters.spent(took, before, counters.usage())
+    assert spent is not None
+    asleep, on_cpu, waiting = spent
+    assert asleep == pytest.approx(30e6, abs=10e6)
+    assert on_cpu == pytest.approx(20e6, abs=5e6)
+    assert asleep + on_cpu + waiting == pytest.approx(took, rel=0.01)
+
+
+def test_a_thread_that_kept_its_cpu_was_on_it_all_the_time() -> None:
+    for _ in range(1000):  # nobody takes it away in all of a thousand moments
+        before = counters.scheduled(counters.usage())
+        assert before is not None
+        if counters.spent(5, before, counters.usage()) == (0, 5, 0):
+            return
+    pytest.fail("never")
+
+
+def test_a_child_begins_with_counters_of_its_own() -> None:
+    counters.scheduled(counters.usage())
+    child = os.fork()
+    if not child:
+        os._exit(0 if counters._last.waiting is None else 1)  # noqa: SLF001 - what it has forgotten is the point
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_our_own_reading_is_not_in_what_the_host_read() -> None:
     assert during(lambda: None).read == 0
 
