@@ -83,8 +83,8 @@ def _on_storage(storage: Storage, place: Place) -> Iterator[tuple[str, str]]:
     if storage.read_ahead is not None and storage.read_ahead <= _SMALL_READ_AHEAD and (remote or storage.kind == "virtual"):
         yield _said(
             "read_ahead",
-            f"read-ahead of {where} is {units.binary(storage.read_ahead)}: sequential and mapped reads wait for many small requests, each a "
-            f"round trip to a {_FAR.get(storage.kind or '', 'remote storage')}.{_raise(storage)}",
+            f"read-ahead of {where} is {units.binary(storage.read_ahead)}: sequential and mapped reads wait for many small requests, each "
+            f"a round trip to a {_FAR.get(storage.kind or '', 'remote storage')}.{_raise(storage)}",
         )
     if storage.encrypted:
         layer = "lies on dm-crypt" if "dm-crypt" in storage.stack else "is encrypted"
