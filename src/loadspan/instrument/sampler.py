@@ -185,6 +185,8 @@ class Sampler:
                 self._look(load, frames.get(load.thread))
             del frames
             self._sample(loads)
+        else:
+            self._charged = time.thread_time_ns()  # nobody's
         self._recorder.close_finished()
         self._ticks += 1
         self._write(state_too=self._ticks % 2 == 1)
@@ -195,7 +197,8 @@ class Sampler:
         numbers = {thread.ident: thread.native_id for thread in threading.enumerate()}
         cost = time.thread_time_ns()
         for load in loads:
-            load.surroundings.cost += cost - self._charged
+            if load.explicit or load.busy:
+                load.surroundings.cost += cost - self._charged
             with guard:
                 self._sample_one(load, counted, numbers)
         self._charged = cost
