@@ -10,6 +10,7 @@ from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import children
+import numpy as np
 import pytest
 from pages import MIB, chill, make, on_disk, undisturbed
 
@@ -201,3 +202,17 @@ def test_stages_that_run_at_the_same_time_have_each_its_own_thread_s_bytes(spans
         assert sum(parts_of_time(read)) == about(read["duration"])
     assert load["attributes"]["loadspan.io.scope"] == "process"
     assert load["attributes"]["loadspan.io.storage_read"] == pytest.approx(2 * SHARE, rel=0.02)
+
+
+def test_what_a_program_does_after_a_load_that_took_a_moment_is_not_counted_for_it(spans: Spans, shards: list[Path]) -> None:
+    chill(shards[0])
+    array = np.memmap(shards[0], np.uint8, "r")
+    end = time.perf_counter() + 0.3  # the sampler looks in between
+    while time.perf_counter() < end:
+        array[:: mmap.PAGESIZE].sum()
+    load = spans.load()
+    found = load["attributes"]
+    assert load["duration"] < 0.03
+    assert (found["loadspan.size"], found["loadspan.cache.residency"]) == (SHARE, pytest.approx(0, abs=0.02))
+    of_later = {"io.storage_read", "fault.major", "cpu_time", "disk.read", "disk.utilization", "memory.refault", "io.pressure_time"}
+    assert not {f"loadspan.{name}" for name in of_later} & found.keys()

@@ -184,9 +184,8 @@ class Loads(Times):
                 if time.perf_counter_ns() - load.last_end > _LATE:
                     return None, None
                 after = counters.of_process()  # the process ends, and with it the load
-            if after.at - load.last_end > load.last_end - load.start:
-                return None, None  # what came after it would be most of it
-            return counters.difference(before, after), after
+            own = after.at - load.last_end <= load.last_end - load.start  # else most of what was counted came after it
+            return (counters.difference(before, after), after) if own else (None, None)
         after = counters.of_process()
         whole = counters.difference(before, after)
         if threading.get_ident() != load.thread:
