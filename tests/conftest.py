@@ -10,6 +10,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import loadspan.guard
 import machines
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "swallowing: the guard swallows, as it does in a host's process")
+    # How long an example takes says how busy the machine is, and nothing about what is tested.
+    settings.register_profile("loadspan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("loadspan")
 
 
 @pytest.fixture(autouse=True)
