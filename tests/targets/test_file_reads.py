@@ -17,6 +17,8 @@ from bigfiles import MIB, ORIGINAL, SIZE, archive, digest, random_bytes, reads
 
 import loadspan
 from loadspan import LoadspanInstrumentor
+from loadspan.instrument import state
+from loadspan.instrument.live import recorder
 from recorded import outline
 
 if TYPE_CHECKING:
@@ -61,6 +63,17 @@ def test_every_byte_and_raw_read_of_many_is_counted(spans: Spans, big: Path, chu
         parts = [value for name, value in load["attributes"].items() if name.startswith("loadspan.partition.")]
         assert sum(parts) == pytest.approx(load["duration"], abs=2e-6)
         assert load["attributes"]["loadspan.partition.read"] == pytest.approx(attributes["loadspan.busy_time"], rel=0.02)
+
+
+def test_the_state_of_a_load_has_every_byte_of_reads_that_go_on(spans: Spans, big: Path) -> None:
+    buffer, size = bytearray(4096), 0
+    with loadspan.load("model"), big.open("rb", 0) as file:
+        while size < SIZE // 2:
+            size += file.readinto(buffer)
+        told = state._state(recorder, recorder.loads, ended=False)  # noqa: SLF001 - the file has what the sampler wrote last
+    (load,) = told["loads"]
+    assert (load["size"], [(stage["name"], stage["size"]) for stage in load["stages"]]) == (size, [("read", size)])
+    assert spans.load()["attributes"]["loadspan.size"] == size
 
 
 def test_reads_between_other_work_take_no_time_of_it(spans: Spans, big: Path) -> None:

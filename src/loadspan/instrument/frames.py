@@ -335,8 +335,8 @@ class OpenLoad(_Described):
         """Bytes per stage name so far, running tallies included."""
         found = dict(self.totals)
         for tally in list(self.tallies.values()):
-            if tally.size:
-                found[tally.name] = found.get(tally.name, 0) + tally.size
+            if size := tally.so_far():
+                found[tally.name] = found.get(tally.name, 0) + size
         return found
 
     def progress(self, stages: Iterable[OpenStage]) -> int:

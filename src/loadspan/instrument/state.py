@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument import attributes, late
+from loadspan.instrument.tally import Tally
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.recorder import Recorder
-    from loadspan.instrument.tally import Tally
 
 folder: Path | None = None
 """Where the embedded exporter writes; None while there is none."""
@@ -115,13 +115,13 @@ def _open(recorder: Recorder, load: OpenLoad) -> list[OpenStage | Tally]:
 
 
 def _stage(load: OpenLoad, stage: OpenStage | Tally) -> dict[str, Any]:
-    known = getattr(stage, "size_known", None) if hasattr(stage, "size_known") else stage.size
+    start, known = (stage.first, stage.so_far()) if isinstance(stage, Tally) else (stage.start, stage.size_known)
     paths = list(stage.paths)
     sizes = [late.file_size(path) for path in paths]
     return {
         "name": stage.name,
-        "start": load.epoch(stage.start if hasattr(stage, "start") else stage.first),
+        "start": load.epoch(start),
         "size": known or None,
         "file_size": sum(size or 0 for size in sizes) if sizes and None not in sizes else None,
-        "file": os.path.basename(paths[0]) if paths else None,  # noqa: PTH119 - as above
+        "file": os.path.basename(paths[0]) if paths else None,  # noqa: PTH119 - plain text
     }

@@ -134,7 +134,7 @@ class Tally:
         return self.row is row and threading.get_ident() in self.threads and (path is None or path in self.paths)
 
     def so_far(self) -> int:
-        """Bytes, those of bursts that go on included. The load's lock is held."""
+        """Bytes, those of bursts that go on included."""
         return self.size + sum(burst.ahead for burst in self.bursts)
 
     def collect(self) -> None:
