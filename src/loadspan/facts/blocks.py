@@ -290,7 +290,7 @@ class BlockDevice:
     def text(self) -> bytes:
         """Its `stat` file now, for `parse_stat`; empty where there is none."""
         kept = _kept.get(self.number)
-        if kept is None or kept.pid != os.getpid() or kept.lost:
+        if kept is None or kept.stale:
             if not disks.NUMBER.fullmatch(self.number):
                 return b""
             if len(_kept) >= _MOST_KEPT:

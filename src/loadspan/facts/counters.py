@@ -76,7 +76,7 @@ _process: list[Kept] = []
 
 
 def _process_io() -> bytes:
-    if not _process or _process[0].pid != os.getpid() or _process[0].lost:
+    if not _process or _process[0].stale:
         _process[:] = [Kept(_PREFIX + "self/io")]
     return _process[0].read()
 
@@ -84,7 +84,7 @@ def _process_io() -> bytes:
 def _waiting() -> int | None:
     """Nanoseconds in which the calling thread could run and waited for a CPU."""
     kept = _files.schedstat
-    if kept is None or kept.pid != os.getpid() or kept.lost:
+    if kept is None or kept.stale:
         kept = _files.schedstat = Kept(_PREFIX + "thread-self/schedstat")
     return parse_waiting(kept.read())
 

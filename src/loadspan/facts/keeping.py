@@ -63,7 +63,7 @@ def replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(descriptor)
         os.replace(temporary, path)  # noqa: PTH105 - both are paths already
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, must leave nothing behind; it is passed on
         with suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108 - a path already
         raise

@@ -31,6 +31,11 @@ class Kept:
             self._finalize.atexit = False
 
     @property
+    def stale(self) -> bool:
+        """Whether it has to be opened anew: it is of the parent of a fork, or the program has closed it. Not where it cannot be opened."""
+        return self.lost or self.pid != os.getpid()
+
+    @property
     def alive(self) -> bool:
         """Whether it can be read, by this process."""
         return self.descriptor >= 0 and self.pid == os.getpid()

@@ -310,7 +310,7 @@ class _Live:
 
     def _text(self, path: str) -> bytes:
         kept = self._kept.get(path)
-        if kept is None or kept.lost:
+        if kept is None or kept.stale:
             kept = self._kept[path] = Kept(HERE.root + path)
         return kept.read(_PIECE)
 

@@ -117,10 +117,12 @@ class Surroundings:
 
     def meet(self, paths: Iterable[str]) -> list[str]:
         """Look at files before they are read; returns those that the load had not met."""
-        met = [path for path in paths if path not in self._files and len(self._files) < _FILES]
-        for path in met:
-            self._files[path] = None, 0  # first: another thread that comes for it need not do the same
-            safely(self._meet, path)
+        met = []
+        for path in paths:
+            if path not in self._files and len(self._files) < _FILES:
+                self._files[path] = None, 0  # first: another thread that comes for it need not do the same
+                met.append(path)
+                safely(self._meet, path)
         return met
 
     def _meet(self, path: str) -> None:
