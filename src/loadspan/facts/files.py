@@ -54,8 +54,9 @@ def seen(path: str) -> Seen:
 
 
 def size(path: str) -> int | None:
-    """Bytes of *path* that are known without asking its server, of a file that was met."""
-    return seen(path).size if path in _seen else None
+    """Bytes that *path* had when it was met; None where it was not, or is no file. Nothing is asked: a load may have hundreds of files."""
+    known = _seen.get(path)
+    return known.size if known is not None else None
 
 
 def _may_wait(facts: StorageFacts) -> bool:
