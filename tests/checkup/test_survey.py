@@ -94,6 +94,14 @@ def test_two_sockets_with_eight_gpus(machine: Callable[[str], Tree]) -> None:
     assert [(remark.id, remark.about) for remark in found.remarks] == [("remote_cpus", f"GPU{number}") for number in (4, 5, 6, 7)]
 
 
+def test_cards_that_xgmi_joins_are_not_said_to_be_far_apart(machine: Callable[[str], Tree]) -> None:
+    found = survey.make(machine("instinct"), Answers())
+    assert {relation for device in found.devices for relation in device.relations.values()} == {"XGMI"}
+    first, old, second = survey.make(machine("partitioned-and-whole"), Answers()).devices
+    assert (first.relations, old.relations) == ({"GPU1": "PHB", "GPU2": "XGMI"}, {"GPU0": "PHB", "GPU2": "SYS"})
+    assert second.relations == {"GPU0": "XGMI", "GPU1": "SYS"}
+
+
 @pytest.mark.parametrize(
     ("name", "remarked"),
     [

@@ -85,7 +85,7 @@ def _devices(tree: Tree, answers: Answers) -> tuple[Device, ...]:
     found = accelerators.machine_devices(tree, answers.environment, [gpu for gpu in managed if _is_nvidia(tree, gpu.address)])
     found.sort(key=lambda device: nvidia.order(device.address))
     addresses = [device.address for device in found]
-    table = pci.matrix(tree, addresses, {(one, other): count for one, other, count in answers.nvlinks})
+    table = accelerators.matrix(tree, addresses, {(one, other): count for one, other, count in answers.nvlinks})
     labels = [f"GPU{number}" for number in range(len(found))]
     devices = []
     for label, device, row in zip(labels, found, table, strict=True):

@@ -15,7 +15,7 @@ from loadspan.facts.pci import AMD, DISPLAY, PciDevice
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from loadspan.facts.tree import Tree
     from loadspan.facts.visible import Visible
@@ -162,6 +162,16 @@ def _other(device: PciDevice, intel: Visible) -> Accelerator:
     card = kind is not None and nvidia.order(device.address)[1] != 0
     index, shown = (intel.position(0), intel.shows(0)) if card else (None, None)
     return Accelerator(device.address, vendor, kind, numa_node=device.numa_node, driver=device.driver, index=index, visible=shown)
+
+
+def matrix(tree: Tree, addresses: Sequence[str], nvlinks: Mapping[tuple[str, str], int]) -> tuple[tuple[str | None, ...], ...]:
+    """`pci.matrix` of accelerators at normalized *addresses*, `XGMI` where AMD's own links join two: it says more than `SYS`."""
+    joined = kfd.xgmi(tree, kfd.gpus(tree))
+    rows = zip(addresses, pci.matrix(tree, addresses, nvlinks), strict=True)
+    return tuple(
+        tuple("XGMI" if (min(one, other), max(one, other)) in joined else cell for other, cell in zip(addresses, row, strict=True))
+        for one, row in rows
+    )
 
 
 def machine_devices(

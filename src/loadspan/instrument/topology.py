@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import device, links, numa, nvml, pci
+from loadspan.facts import accelerators, device, links, numa, nvml, pci
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _related(addresses: list[str]) -> dict[str, Any]:
     """How devices lie to each other, each pair once."""
     if len(addresses) < 2:  # noqa: PLR2004 - a pair
         return {}
-    matrix = pci.matrix(tree, addresses, nvml.nvlinks(_managed()))
+    matrix = accelerators.matrix(tree, addresses, nvml.nvlinks(_managed()))
     pairs = [
         f"{one} {other} {cell}"
         for row, one in enumerate(addresses)
