@@ -172,4 +172,4 @@ def _save(path: str, tree: capture.Recorder, told: Answers, stream: Any) -> None
         print(line, file=stream)
     kept = "It says which paths were asked about and where they are mounted. " if places else ""
     kept += "Serial numbers, UUIDs, host and server names and addresses are left out or replaced. Look into it before you send it."
-    print(kept, file=stream)
+    print(*report.words(kept, show.look(stream).width), sep="\n", file=stream)

@@ -287,14 +287,14 @@ def _measured(measured: Sequence[Measured], width: int) -> Iterator[Line]:
         facts = [] if item.size is None or item.duration is None else [f"{units.size(item.size)} in {units.seconds(item.duration)}"]
         facts += [f"from {item.source}"] if item.source == "page cache" else []
         facts += [f"note {notes.index(item.note) + 1}"] if item.note else []
-        facts += _words(item.skipped, width - label - 17) if item.skipped else []
+        facts += words(item.skipped, width - label - 17) if item.skipped else []
         rate = units.throughput(item.rate) if item.rate is not None else ""
         head: Line = [("    ", ""), (left(name, label), ""), ("  ", ""), (right(rate, 9), BOLD), ("  ", "")]
         for line in wrap([(clean(fact), DIM) for fact in facts], width - label - 17) or [[]]:
             yield [*head, *line]
             head = [(" " * (label + 17), "")]
     for number, note in enumerate(notes, 1):
-        for index, text in enumerate(_words(clean(note), width - 12)):
+        for index, text in enumerate(words(clean(note), width - 12)):
             yield [("    ", ""), (f"note {number}  " if index == 0 else "        ", DIM), (text, DIM)]
 
 
@@ -305,7 +305,7 @@ def _remarks(remarks: Sequence[Remark], width: int) -> Iterator[Line]:
     yield [("suspicious", BOLD)]
     for remark in remarks:
         about = f"{clean(remark.about)}: " if remark.about else ""
-        for index, text in enumerate(_words(about + clean(remark.text), width - 4)):
+        for index, text in enumerate(words(about + clean(remark.text), width - 4)):
             yield [("  ", ""), ("! " if index == 0 else "  ", _YELLOW), (text, "")]
 
 
@@ -318,11 +318,11 @@ def listing(names: Sequence[str], width: int) -> list[str]:
     found = []
     for folder, files in folders.items():
         head = f"{clean(folder)}/ " if folder else ""
-        found += [f"  {'    ' if index else ''}{line}" for index, line in enumerate(_words(head + " ".join(map(clean, files)), width - 6))]
+        found += [f"  {'    ' if index else ''}{line}" for index, line in enumerate(words(head + " ".join(map(clean, files)), width - 6))]
     return found
 
 
-def _words(text: str, width: int) -> list[str]:
+def words(text: str, width: int) -> list[str]:
     """*text* broken between words into lines of *width* columns; a word that is longer has a line of its own."""
     found: list[str] = []
     for word in text.split(" "):
