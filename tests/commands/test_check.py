@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,7 +200,9 @@ def test_saving_keeps_the_json_apart_and_names_no_other_variables_or_hosts(
     code, out, err = check(capsys, "--save", tmp_path / "m.tar.gz", "--json")
     assert (code, json.loads(out)["version"]) == (0, 1)
     assert "saved: " in err
-    shutil.unpack_archive(tmp_path / "m.tar.gz", tmp_path / "out", filter="data")
+    with tarfile.open(tmp_path / "m.tar.gz") as packed:
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12 has Python 3.11.2, which knows none
+        packed.extractall(tmp_path / "out")  # noqa: S202 - filtered, and our own
     everything = "\n".join(path.read_text("utf-8", "replace") for path in (tmp_path / "out").rglob("*") if path.is_file())
     host = os.uname().nodename
     for secret in ("hunter2", "SECRET_TOKEN", "8932f937-d72c", *([host] if len(host) > 4 else [])):
