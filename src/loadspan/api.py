@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loadspan import names
 from loadspan.guard import safely
-from loadspan.instrument.destination import merge, named
+from loadspan.instrument.destination import merge, named, settled
 
 if TYPE_CHECKING:
     import os
@@ -65,7 +65,7 @@ def _device(frame: OpenLoad | OpenStage, device: Any) -> None:
         frame.attributes[names.DEVICE_INDEX] = int(index)
     there = named(str(device))
     if there is not None and frame.stage is not None:
-        frame.stage.destination = there
+        frame.stage.destination = settled(there)
     elif there is not None and there.index is not None:
         merge(frame.load.destinations, there)
 

@@ -87,6 +87,21 @@ def move(folder: Path, address: str, during: Callable[[Path], None] | None = Non
     return {"load": load["attributes"], "to_device": load["children"][0]["attributes"]}
 
 
+def current(folder: Path, address: str, other: str) -> dict[str, Any]:
+    """Move to the current device, which in this thread is the one at *address*, and in all others the one at *other*."""
+    play(folder, address)
+    ADDRESSES["fakegpu:1"] = other
+    exporter.clear()
+    here = threading.get_ident()
+    torch.fakegpu.current_device = lambda: 0 if threading.get_ident() == here else 1  # type: ignore[attr-defined] # as torch.cuda
+    moved = module(800_000_000)
+    with loadspan.load("model"):
+        moved.to("fakegpu")
+    torch.fakegpu.current_device = lambda: 0  # type: ignore[attr-defined] # as before
+    (load,) = tree_of(exporter.get_finished_spans())
+    return {"load": load["attributes"], "to_device": load["children"][0]["attributes"]}
+
+
 def fast(folder: Path, address: str) -> dict[str, Any]:
     """What is said of a way over which a gigabyte a second was measured to pass, however fast this machine copies."""
     play(folder, address)
@@ -132,6 +147,7 @@ def main() -> None:
         "virtual": move(machines / "vm-emulated", "0000:01:00.0"),
         "no sysfs": move(machines / "container-no-pci", "0000:01:00.0"),
     }
+    found["current"] = current(machines / "two-sockets", "0000:18:00.0", "0000:8c:00.0")
     found["declared"] = declared(machines / "trained-down", "0000:01:00.0")
     links(machines / "trained-down", speed="2.5 GT/s PCIe", width="1")
     found["stale"] = {"to_device": fast(machines / "trained-down", "0000:01:00.0")}

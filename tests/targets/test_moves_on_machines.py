@@ -108,6 +108,13 @@ def test_the_way_through_a_switch_is_told_hop_by_hop(moves: dict[str, Any]) -> N
     ]
 
 
+@pytest.mark.parametrize("span", ["load", "to_device"])
+def test_the_current_device_is_that_of_the_thread_that_moves(moves: dict[str, Any], span: str) -> None:
+    found = moves["current"][span]
+    assert (found["loadspan.device.index"], found["loadspan.device.pci_address"]) == (0, "0000:18:00.0")
+    assert link(found)["path"][-1].startswith("0000:17:00.0 0000:18:00.0 ")
+
+
 # This machine's own CPUs are those of the thread: the recorded machine has CPUs 0-31 on node 0.
 @pytest.mark.skipif(
     not os.sched_getaffinity(0) <= set(range(32)), reason="this process may use CPUs beyond the recorded machine's first node"

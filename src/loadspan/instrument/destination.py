@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+from loadspan.guard import safely
 
 if TYPE_CHECKING:
     from loadspan.facts.links import Link
@@ -76,6 +79,21 @@ def named(device: Any) -> Destination | None:
     if not isinstance(kind, str) or not kind.isidentifier() or kind in _HOST or callable(index):
         return None
     return Destination(kind, index)
+
+
+def settled(there: Destination | None) -> Destination | None:
+    """*there*, with the index of the calling thread's current device where it was named without: the sampler's thread has another one."""
+    if there is not None and there.index is None:
+        there.index = safely(_current, there.kind)
+    return there
+
+
+def _current(kind: str) -> int | None:
+    """Index of the current device of *kind* in this thread; None where torch has not set it up: asking would."""
+    # Out of its dictionary: torch imports some of its attributes when they are asked for.
+    backend = getattr(sys.modules.get("torch"), "__dict__", {}).get(kind)
+    ready, current = getattr(backend, "is_initialized", None), getattr(backend, "current_device", None)
+    return current() if ready is not None and current is not None and ready() else None
 
 
 def arrived(expected: Destination | None, device: Any) -> Destination | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import recorded
-from loadspan.instrument.destination import Destination, arrived
+from loadspan.instrument.destination import Destination, arrived, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
@@ -269,7 +269,7 @@ def _destination(function: Any) -> Destination | None:
     if kind is None and device is not None and not isinstance(device, int):
         return None
     kind = kind or _method(function)  # `.cuda(1)`: the method has the name of the device
-    return Destination(kind, index) if kind not in ("to", "cpu", _META) else None
+    return settled(Destination(kind, index)) if kind not in ("to", "cpu", _META) else None
 
 
 def _changed(stage: OpenStage, survey: _Survey, function: Any, events: _Events | None) -> None:

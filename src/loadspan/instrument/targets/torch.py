@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.instrument.destination import arrived, named
+from loadspan.instrument.destination import arrived, named, settled
 from loadspan.instrument.frames import sample
 from loadspan.instrument.patching import Args, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
@@ -41,7 +41,7 @@ def _describe_load(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
         # A path has a name, too, but that is its last part.
         stage.file(source if isinstance(source, str | os.PathLike) else getattr(source, "name", None))
 
-    stage.destination = named(argument(args, kwargs, 1, "map_location"))  # type: ignore[union-attr] # rows of this file are stages
+    stage.destination = settled(named(argument(args, kwargs, 1, "map_location")))  # type: ignore[union-attr] # rows of this file are stages
 
 
 def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
