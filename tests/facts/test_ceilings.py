@@ -20,7 +20,7 @@ from loadspan.facts.rates import Rate
 DISK = Mount("ext4", "/models", "/dev/nvme0n1")
 CARD = Device("cuda", "NVIDIA H200", "0000:19:00.0")
 DIRECT = Rate("read direct", 1 << 30, 0.5, 4, 1 << 20, verified=True, source="storage")
-CACHED = Rate("read buffered", 1 << 30, 0.1, 1, 1 << 20, verified=False, source="page cache", note="only 3% of it came from storage")
+CACHED = Rate("read buffered", 1 << 30, 0.1, 1, 1 << 20, verified=False, source="page cache", note="only 3 % of it came from storage")
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ def test_the_page_cache_is_no_ceiling_of_a_storage(path: Path) -> None:
     assert best is not None
     assert best.rate == DIRECT
     assert ceilings.best((), "read") is None
+
+
+def test_what_the_page_cache_gave_does_not_replace_what_the_storage_gave(path: Path) -> None:
+    of_storage = Rate("read buffered", 1 << 30, 1.0, 1, 1 << 20, verified=True, source="storage")
+    for rate in (of_storage, CACHED, CACHED):
+        ceilings.save([rate], DISK, path=path)
+    assert {entry.rate for entry in ceilings.read(path).for_mount(DISK)} == {of_storage, CACHED}
+    best = ceilings.best(ceilings.read(path).for_mount(DISK), "read buffered")
+    assert best is not None
+    assert best.rate == of_storage
 
 
 def test_the_newer_of_two_stays_and_other_hosts_keep_theirs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

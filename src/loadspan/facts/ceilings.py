@@ -75,8 +75,9 @@ class Ceiling:
     conditions: tuple[tuple[str, str], ...] = ()
 
     @property
-    def _identity(self) -> tuple[str, Place, str, int]:
-        return self.host, self.place, self.rate.probe, self.rate.depth
+    def _identity(self) -> tuple[str, Place, str, int, bool]:
+        # A file that was in the page cache the second time says nothing new about its storage.
+        return self.host, self.place, self.rate.probe, self.rate.depth, self.rate.source == CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,9 @@ def read(path: Path | None = None) -> Ceilings:
 
 def save(rates: Iterable[Rate], place: Place, conditions: Mapping[str, str] | None = None, path: Path | None = None) -> Path:
     """
-    Keep *rates* of *place*, measured now on this host, beside what is kept already; of two of one probe and depth the newer stays.
+    Keep *rates* of *place*, measured now on this host, beside what is kept already.
+
+    Of two of one probe and depth the newer stays; what came from the page cache is apart.
 
     Raises:
         UserError: they cannot be kept.

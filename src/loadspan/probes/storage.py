@@ -226,7 +226,8 @@ def _origin(reading: Reading, where: _Where, *, direct: bool, memory: bool) -> t
         return None, UNKNOWN, [f"not verified: the kernel does not count what {facts.filesystem} reads{absent}"]
     if counted is None:
         return None, UNKNOWN, ["not verified: the kernel does not tell how much came from storage"]
-    return False, UNKNOWN if direct else CACHE, [f"only {counted / reading.size:.0%} of it came from storage"]
+    share = round(100 * counted / reading.size)
+    return False, UNKNOWN if direct else CACHE, [f"{f'only {share} %' if share else 'nothing'} of it came from storage"]
 
 
 __all__ = ["BUFFERED", "DEPTHS", "DIRECT", "FAULTS", "MAPPED", "PROBES", "SMALLEST", "plan"]
