@@ -21,27 +21,28 @@ _LARGEST = 16 << 20  # a mountinfo of 50 000 lines; anything longer is no kernel
 _LINKS = 40  # followed on the way to one file, as the kernel's own limit
 
 
-class _Own(threading.local):
-    """Bytes that this thread read for our own purposes; they are no part of what the host read."""
+_own = [0]
+"""Bytes that all threads have read for our own purposes: they are no part of what the host read."""
+_lock = threading.RLock()  # a signal handler may come here while its own thread is in here
 
-    size = 0
+
+def _renew() -> None:
+    global _lock  # noqa: PLW0603 - one for the process; a thread that a child does not have may hold it
+    _lock = threading.RLock()
 
 
-own = _Own()
-_process = [0]
-_lock = threading.Lock()
+os.register_at_fork(after_in_child=_renew)
 
 
 def count_own(size: int) -> None:
-    """Keep *size* bytes, read by this thread, out of what the host is said to have read."""
-    own.size += size
+    """Keep *size* bytes that were read for our own purposes out of what the host is said to have read."""
     with _lock:
-        _process[0] += size
+        _own[0] += size
 
 
 def own_of_process() -> int:
     """Bytes that all threads have read for our own purposes."""
-    return _process[0]
+    return _own[0]
 
 
 def content(path: str) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +103,7 @@ class Surroundings:
         self._files: dict[str, tuple[CacheFacts | None, int]] = {}
         """Of each file what was in the page cache before its first read (None where that cannot be known), and its size."""
         self._disks: dict[str, _Disk] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come here while its own thread is in here
         self._where: dict[bytes, int] = {}
         self._asked = 0
         self._cpus = numa.affinity()
@@ -213,7 +212,7 @@ class Surroundings:
         latest = end + round(seconds * 1e9)
         after = self._memory_last if self.stood <= latest else None
         if after is None:  # nobody has looked in time: no differences, but the limit is the same
-            after = replace(self._memory, hits=None, refaulted=None, memory_pressure=None, io_pressure=None, swapped_in=None, usage=None)
+            after = memory.Memory(self._memory.at, limit=self._memory.limit)
         facts = memory.difference(self._memory, after)
         look_again = facts.hits or (fresh and (seconds > _LONG or facts.refaulted))
         found: dict[str, Any] = {
