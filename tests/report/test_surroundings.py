@@ -151,3 +151,12 @@ def test_whatever_a_state_file_says_of_curves_the_load_is_read(tmp_path_factory:
         (load,) = tracefile.read(folder).loads
         assert json.dumps(dict(load.attributes))
         terminal.lines(timeline.waterfall(load), terminal.Look(width=80))
+
+
+def test_of_a_warm_load_the_curve_is_that_of_its_reads_and_not_that_of_the_little_from_storage(tmp_path: Path) -> None:
+    read = [seconds * traces.GB for seconds in range(6)]
+    stored = [size // 20 for size in read]
+    warm = {"loadspan__curve__storage_read": stored, "loadspan__curve__read": read, "loadspan__size": 5 * traces.GB}
+    root = traces.span("load model", "a0", None, 0, 10, **(CURVE | warm))
+    drawn = lines(tmp_path, traces.span("read", "a1", "a0", 0, 10), root, width=80)
+    assert drawn[2].split()[:2] == ["through", "read()"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SHORTEST = 0.5  # seconds
 _FEWEST = 5  # points
 _FLOWING = 4  # steps in which something came
-_WORTH_SHOWING = 0.01  # share of the load's bytes
+_WORTH_SHOWING = 0.1  # share of the load's bytes
 
 _SERIES = ((names.CURVE_STORAGE_READ, "from storage"), (names.CURVE_READ, "through read()"))
 
