@@ -68,6 +68,7 @@ def test_a_good_machine_has_no_remark_and_one_of_which_nothing_is_known_neither(
         ({"cached": 0.0}, "cold_cache", ["nothing of 10.0 GB", "nvme0n1"]),
         ({"cached": 0.02}, "cold_cache", ["200 MB of 10.0 GB"]),
         ({"cached": 0.4}, "partly_cached", ["4.00 GB of 10.0 GB", "6.00 GB"]),
+        ({"cached": 0.4, "cached_sampled": True}, "partly_cached", ["about 4.00 GB of 10.0 GB", "6.00 GB"]),
         ({"cached": 0.4, "evicted": 0.3}, "partly_cached", ["3.00 GB had been there and was pushed out"]),
         ({"cached": 0.4, "cached_of": 5_000_000_000}, "partly_cached", ["2.00 GB of 5.00 GB"]),
         ({"kind": "hdd"}, "spinning_disk", ["ext4 on /m", "(X)"]),

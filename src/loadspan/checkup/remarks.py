@@ -126,10 +126,11 @@ def _on_cache(storage: Storage, *, remote: bool) -> Iterator[tuple[str, str]]:
             "cold_cache", f"{there} of {units.size(asked)} is in the page cache: the next load reads it from {_disk(storage)}.{evicted}"
         )
     elif storage.cached < _WARM:
+        about = "about " if storage.cached_sampled else ""
         yield _said(
             "partly_cached",
-            f"{units.size(cached)} of {units.size(asked)} is in the page cache: the next load reads the other {units.size(missing)} from "
-            f"{_disk(storage)}.{evicted}",
+            f"{about}{units.size(cached)} of {units.size(asked)} is in the page cache: the next load reads the other "
+            f"{units.size(missing)} from {_disk(storage)}.{evicted}",
         )
 
 
