@@ -39,7 +39,13 @@ def test_what_is_no_file_has_no_size(tmp_path: Path) -> None:
 
 
 def test_more_files_than_are_remembered_are_met_all_the_same(tmp_path: Path) -> None:
-    for number in range(5000):
+    for name in ("first", "last"):
+        (tmp_path / name).write_bytes(b"x")
+    first, last = str(tmp_path / "first"), str(tmp_path / "last")
+    files.meet(first)
+    for number in range(4000):
         files.meet(f"{tmp_path}/{number}")
-    (tmp_path / "last").write_bytes(b"x")
-    assert files.meet(str(tmp_path / "last")).size == files.size(str(tmp_path / "last")) == 1
+    assert files.meet(last).size == files.size(last) == files.size(first) == 1
+    for number in range(1000):
+        files.meet(f"{tmp_path}/more-{number}")
+    assert (files.size(last), files.size(first)) == (1, None)

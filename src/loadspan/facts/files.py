@@ -39,8 +39,9 @@ _seen: dict[str, Seen] = {}
 def meet(path: str) -> Seen:
     """Look at *path*, which its reader is about to open or to read."""
     found = _look(path)
+    _seen.pop(path, None)
     if len(_seen) >= _REMEMBERED:
-        _seen.clear()
+        _seen.pop(next(iter(_seen)), None)  # the oldest alone: of the others nothing may be asked again
     _seen[path] = found
     return found
 

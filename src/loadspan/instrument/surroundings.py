@@ -88,7 +88,8 @@ class _Disk:
 
 
 def _since(now: int | None, before: int | None) -> int | None:
-    return None if now is None or before is None else now - before
+    # Less than before: a child was waited for while they were read, or another disk has got the number.
+    return None if now is None or before is None or now < before else now - before
 
 
 class Surroundings:
