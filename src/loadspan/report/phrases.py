@@ -177,7 +177,7 @@ def _cache_of_load(load: Load) -> Iterator[str]:
 
 
 def _memory_facts(load: Load) -> Iterator[str]:
-    if _worth(refaulted := load.number(names.MEMORY_REFAULT), load.size) and refaulted:
+    if _worth(refaulted := load.number(names.MEMORY_REFAULT), load.size, _BLOCKED) and refaulted:  # others may have had part in it
         scope = load.text(names.MEMORY_REFAULT_SCOPE)
         yield f"{units.size(refaulted)} evicted and read again" + (f" in its {scope}" if scope == "cgroup" else " on this host")
     limit, hits = load.number(names.MEMORY_LIMIT), load.number(names.MEMORY_LIMIT_HITS)
