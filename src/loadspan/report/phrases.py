@@ -189,7 +189,7 @@ def _memory_facts(load: Load) -> Iterator[str]:
 
 def _disk_facts(load: Load) -> Iterator[str]:
     busy, latency = load.number(names.DISK_UTILIZATION), load.number(names.DISK_LATENCY)
-    if busy is not None and _worth(load.number(names.IO_STORAGE_READ), load.size):
+    if busy is not None and busy >= _WORTH_SAYING and _worth(load.number(names.IO_STORAGE_READ), load.size):
         yield f"disk {_share(busy)} busy" + (f", {units.seconds(latency)} a read" if latency is not None else "")
     yield from _waiting(load)
     for place in load.texts(names.BLOCKED_WHERE)[:1]:
