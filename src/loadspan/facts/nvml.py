@@ -1,7 +1,7 @@
 """
 What NVIDIA's management library tells beyond the kernel's files: memory, NVLink, C2C links, MIG instances.
 
-Optional: without `libnvidia-ml.so.1` there is no answer. Not for the recording side: what initializing it costs is not known, and it may
+Optional: without `libnvidia-ml.so.1` there is no answer. Not for a thread that loads: what initializing it costs is not known, and it may
 wake a GPU. A driver that hangs is left alone after some seconds.
 """
 

@@ -65,7 +65,7 @@ def devices(destinations: Iterable[Destination]) -> dict[str, Any]:
 
 
 def look(destination: Destination) -> None:
-    """As `topology.look`."""
+    """As `topology.watch`."""
     from loadspan.instrument import topology
 
-    topology.look(destination)
+    topology.watch(destination)

@@ -56,7 +56,7 @@ class Loads(Times):
         self.recorded = False
         """Whether this process has opened a load."""
         self._ready: deque[_Shown] = deque()
-        self._delivering = threading.Lock()
+        self._delivering = threading.RLock()  # a signal may close a load in the middle of it
 
     # Opening and closing
 

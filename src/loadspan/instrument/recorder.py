@@ -272,4 +272,4 @@ class Recorder(Quick):
         self.local = Local()
         self.recorded, self.closed = False, 0
         self._ready.clear()
-        self._delivering = threading.Lock()
+        self._delivering = threading.RLock()

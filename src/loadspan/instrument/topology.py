@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loadspan import names
 from loadspan.facts import accelerators, device, links, numa, nvml, pci
@@ -30,16 +30,24 @@ tree: Tree = HERE
 """Where the topology is read; tests put a recorded machine here."""
 
 
-class _Device:
+class _Device(NamedTuple):
     """A device of this process: its facts, the reader of its links, and which CPUs are near it."""
 
-    def __init__(self, facts: DeviceFacts) -> None:
-        self.facts = facts
-        address = facts.pci_address
-        self.links = links.LinkReader(tree, address) if address is not None else None
-        # A machine that names no node for the device lists all CPUs as near.
-        self.near = pci.local_cpus(tree, address) if address is not None and facts.numa_node is not None else None
-        self.nodes = numa.nodes(tree)
+    facts: DeviceFacts
+    links: links.LinkReader | None
+    near: frozenset[int] | None
+    nodes: dict[int, frozenset[int]]
+
+
+@lru_cache(maxsize=_DEVICES)
+def _way(where: Tree, address: str) -> tuple[links.LinkReader, frozenset[int] | None]:
+    """The reader of a device's links, and the CPUs near it. They stay, whatever else becomes known of the device."""
+    return links.LinkReader(where, address), pci.local_cpus(where, address)
+
+
+@lru_cache(maxsize=_DEVICES)
+def _nodes(where: Tree) -> dict[int, frozenset[int]]:
+    return numa.nodes(where)
 
 
 _known: dict[tuple[str, int | None, int], _Device] = {}
@@ -50,7 +58,10 @@ def _device(kind: str, index: int | None) -> _Device:
     key = kind, index, os.getpid()
     found = _known.get(key)
     if found is None:
-        found = _Device(device.of_torch(kind, index, tree))
+        facts = device.of_torch(kind, index, tree)
+        reader, near = _way(tree, facts.pci_address) if facts.pci_address is not None else (None, None)
+        # A machine that names no node for the device lists all CPUs as near.
+        found = _Device(facts, reader, near if facts.numa_node is not None else None, _nodes(tree))
         # One that is not set up yet tells less than it will.
         if index is not None and found.facts.final and len(_known) < _DEVICES:
             _known[key] = found
@@ -68,6 +79,20 @@ def look(destination: Destination) -> None:
     if rate is not None and rate > destination.rate:
         destination.best, destination.rate = read, rate
     destination.readings += not ended
+
+
+def watch(destination: Destination) -> None:
+    """
+    As `look`, by the sampler: it also asks NVIDIA's library, where the answer will be needed.
+
+    That takes unknown time, some seconds of a driver that hangs, and is none of the program's.
+    """
+    look(destination)
+    narrowest = links.narrowest(destination.best)
+    slow = narrowest is not None and (narrowest.bandwidth or 0) < (narrowest.bandwidth_max or 0) and destination.readings >= _ENOUGH
+    several = len({kind for kind, _, _ in _known}) < len(_known)
+    if tree.here and _managed.gpus is None and (slow or several) and _device(*destination.key).facts.type == "cuda":
+        _managed.gpus = nvml.gpus()
 
 
 def attributes(destinations: list[Destination]) -> dict[str, Any]:
@@ -99,7 +124,7 @@ def _of_link(destination: Destination, known: _Device) -> dict[str, Any]:
     if best is not None and ((verdict is not None and verdict.stale) or (degraded and destination.readings < _ENOUGH)):
         # An idle link is slow, and takes its time to wake up: what was read may be no more than that.
         best = degraded = None
-    elif degraded and _has_other_links(known.facts):
+    elif degraded and _may_have_other_links(known.facts):
         degraded = None
     limit = best or links.narrowest(every, possible=True)
     if limit is None:
@@ -128,7 +153,7 @@ def _related(addresses: list[str]) -> dict[str, Any]:
     """How devices lie to each other, each pair once."""
     if len(addresses) < 2:  # noqa: PLR2004 - a pair
         return {}
-    matrix = accelerators.matrix(tree, addresses, nvml.nvlinks(_managed()))
+    matrix = _matrix(tree, tuple(addresses), _managed.gpus is not None)
     pairs = [
         f"{one} {other} {cell}"
         for row, one in enumerate(addresses)
@@ -138,16 +163,23 @@ def _related(addresses: list[str]) -> dict[str, Any]:
     return {names.DEVICE_RELATIONS: tuple(pairs)} if pairs else {}
 
 
-def _managed() -> list[nvml.NvmlGpu]:
-    """What NVIDIA's library tells of this machine's GPUs: asked once, and only for what `/sys` does not have."""
-    return _asked() if tree.here else []
+class _Managed:
+    """What NVIDIA's library tells of this machine's GPUs, for what `/sys` does not have."""
+
+    gpus: list[nvml.NvmlGpu] | None = None
+    """None until it was asked."""
 
 
-@lru_cache(maxsize=1)
-def _asked() -> list[nvml.NvmlGpu]:
-    return nvml.gpus()
+_managed = _Managed()
 
 
-def _has_other_links(facts: DeviceFacts) -> bool:
-    """Whether a device has links to the CPU that are not PCIe: its PCIe link is then not the main path."""
-    return facts.type == "cuda" and any(gpu.c2c for gpu in _managed() if gpu.address == facts.pci_address)
+@lru_cache(maxsize=_DEVICES)
+def _matrix(where: Tree, addresses: tuple[str, ...], asked: bool) -> tuple[tuple[str | None, ...], ...]:  # noqa: FBT001 - a part of the key
+    return accelerators.matrix(where, addresses, nvml.nvlinks(_managed.gpus or []) if asked and where.here else {})
+
+
+def _may_have_other_links(facts: DeviceFacts) -> bool:
+    """Whether a device may have links to the CPU that are not PCIe: its PCIe link is then not the main path."""
+    if facts.type != "cuda" or not tree.here:
+        return False
+    return _managed.gpus is None or any(gpu.c2c for gpu in _managed.gpus if gpu.address == facts.pci_address)
