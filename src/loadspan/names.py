@@ -144,8 +144,8 @@ CACHE_EVICTED: Final = _attribute(
     "double",
     "1",
     "load",
-    "share of its biggest files that the kernel took from the page cache again during the load, to make room; looked at in loads of a "
-    "second and more, and where the memory limit was reached",
+    "share of its biggest files that the kernel reclaimed from the page cache during the load; looked at in loads of a second and more, "
+    "and where the memory limit was reached",
 )
 CACHE_COLD: Final = _attribute(
     "loadspan.cache.cold",

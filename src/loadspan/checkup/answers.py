@@ -48,7 +48,7 @@ class Group:
     cached_of: int | None = None
     """Bytes of the files that could be asked about."""
     evicted: float | None = None
-    """Share of them that had been cached and that the kernel took to make room."""
+    """Share of them that had been cached and that the kernel reclaimed."""
     below: str | None = None
     """Of an overlay, where that file lies in its layer, where that can be reached."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from loadspan.errors import UserError
 from loadspan.facts import keeping
-from loadspan.facts.rates import CACHE, MEMORY, STORAGE, UNKNOWN, Rate
+from loadspan.facts.rates import CACHE, MEMORY, MIXED, STORAGE, UNKNOWN, Rate
 from loadspan.facts.tree import HERE
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ceiling:
     @property
     def _identity(self) -> tuple[str, Place, str, int, bool]:
         # A file that was in the page cache the second time says nothing new about its storage.
-        return self.host, self.place, self.rate.probe, self.rate.depth, self.rate.source == CACHE
+        return self.host, self.place, self.rate.probe, self.rate.depth, self.rate.source in (CACHE, MIXED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Ceilings:
 
 def best(ceilings: Iterable[Ceiling], probe: str = "") -> Ceiling | None:
     """The fastest of *ceilings* whose probe's name begins with *probe*; what turned out to be the page cache is no ceiling of a storage."""
-    found = [entry for entry in ceilings if entry.rate.probe.startswith(probe) and entry.rate.source != CACHE]
+    found = [entry for entry in ceilings if entry.rate.probe.startswith(probe) and entry.rate.source not in (CACHE, MIXED)]
     return max(found, key=lambda entry: entry.rate.rate, default=None)
 
 
@@ -238,7 +238,7 @@ def _rate(item: Mapping[str, Any]) -> Rate | None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _HOUR:
         return None
-    if not _text(probe) or not (note is None or _text(note)) or source not in (STORAGE, CACHE, MEMORY, UNKNOWN):
+    if not _text(probe) or not (note is None or _text(note)) or source not in (STORAGE, CACHE, MIXED, MEMORY, UNKNOWN):
         return None
     if not (verified is None or isinstance(verified, bool)) or size / seconds > _FASTEST:
         return None

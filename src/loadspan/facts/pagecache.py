@@ -68,7 +68,7 @@ class CacheFacts:
     at: int
     """Nanoseconds of `time.perf_counter_ns`."""
     evicted: float | None = None
-    """Share of the pages that had been cached and were taken by the kernel to make room; None where it does not say."""
+    """Share of the pages that had been cached and were reclaimed by the kernel; None where it does not say."""
     recently_evicted: float | None = None
     """Share of the pages that were taken so lately that a little more memory would have kept them."""
     windows: tuple[Window, ...] = field(default=(), repr=False)
@@ -81,7 +81,7 @@ class Eviction:
     share: float
     """Pages that were cached, or came in meanwhile, and were not there any more at the end."""
     reclaimed: float | None
-    """Those of them that the kernel took to make room. The rest was dropped on request. None where it does not say."""
+    """Those of them that the kernel reclaimed. The rest was dropped on request. None where it does not say."""
 
 
 def residency(path: str | os.PathLike[str], storage: StorageFacts | None = None) -> CacheFacts | None:

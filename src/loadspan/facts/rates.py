@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STORAGE, CACHE, MEMORY, UNKNOWN = "storage", "page cache", "memory", "unknown"
+STORAGE, CACHE, MIXED, MEMORY, UNKNOWN = "storage", "page cache", "storage and page cache", "memory", "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class Window(NamedTuple):
     pages: int
     cached: int
     evicted: int | None
-    """Pages that were cached once and that the kernel took to make room; None where it does not say."""
+    """Pages that were cached once and that the kernel reclaimed; None where it does not say."""
     recently_evicted: int | None
     """Those of them that would still be there if there were a little more memory."""
 

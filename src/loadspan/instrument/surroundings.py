@@ -244,7 +244,7 @@ class Surroundings:
         return {name: value for name, value in found.items() if value is not None}
 
     def _evicted(self, refaulted: int) -> float | None:
-        """Share of the biggest files that the kernel took from the page cache meanwhile, to make room; None where it does not say."""
+        """Share of the biggest files that the kernel reclaimed from the page cache meanwhile; None where it does not say."""
         looked = [(path, facts) for path, (facts, _) in self._files.items() if facts is not None]
         total = left = there = 0.0
         for path, before in sorted(looked, key=lambda item: -item[1].size)[:_LOOKED_AGAIN]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from loadspan.facts import memory as memories
 from loadspan.facts import storage as storages
-from loadspan.facts.rates import CACHE, MEMORY, STORAGE, UNKNOWN, Outcome, Rate, Skipped
+from loadspan.facts.rates import CACHE, MEMORY, MIXED, STORAGE, UNKNOWN, Outcome, Rate, Skipped
 from loadspan.facts.tree import HERE
 from loadspan.probes import Bounds, Plan, Progress, Step, files
 from loadspan.probes.parts import ALIGNMENT, Parts
@@ -41,6 +41,7 @@ _BLOCK = 1 << 20
 _SHARE = 256 << 20  # bytes that a probe reads at least, if need be of what another has read
 _PAGES = 64 << 20  # bytes, read a page at a time, at most
 _LEAST = 32 << 20  # bytes that a probe through the page cache needs outside of it
+_LITTLE = 0.1  # share of the bytes from storage up to which a rate is that of the page cache
 _WHOLE = 0.98  # of the bytes; the counter and what is read ahead do not end at the same byte
 
 
@@ -208,7 +209,7 @@ def _mapped(file: OpenFile, *, whole: bool) -> Iterator[memoryview]:
 def _judged(step: Step, reading: Reading, block: int, where: _Where, *, again: bool, memory: bool) -> Rate:
     """The rate, with what the kernel's counter says about where the bytes came from."""
     verified, source, notes = _origin(reading, where, direct=step.probe == DIRECT, memory=memory)
-    if again and source not in (MEMORY, CACHE):
+    if again and source not in (MEMORY, CACHE, MIXED):
         notes.append("part of it was read before, by another probe")
     return Rate(step.probe, reading.size, reading.seconds, step.depth, block, verified, source, "; ".join(notes) or None)
 
@@ -227,7 +228,8 @@ def _origin(reading: Reading, where: _Where, *, direct: bool, memory: bool) -> t
     if counted is None:
         return None, UNKNOWN, ["not verified: the kernel does not tell how much came from storage"]
     share = round(100 * counted / reading.size)
-    return False, UNKNOWN if direct else CACHE, [f"{f'only {share} %' if share else 'nothing'} of it came from storage"]
+    mixed = counted > _LITTLE * reading.size
+    return False, UNKNOWN if direct else MIXED if mixed else CACHE, [f"{f'only {share} %' if share else 'nothing'} of it came from storage"]
 
 
 __all__ = ["BUFFERED", "DEPTHS", "DIRECT", "FAULTS", "MAPPED", "PROBES", "SMALLEST", "plan"]

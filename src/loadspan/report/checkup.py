@@ -285,7 +285,7 @@ def _measured(measured: Sequence[Measured], width: int) -> Iterator[Line]:
             when = f"  measured {item.measured[:10]}" if item.measured else ""
             yield [("  ", ""), (clean(about or "one core"), BOLD), (clean(when), DIM)]
         facts = [] if item.size is None or item.duration is None else [f"{units.size(item.size)} in {units.seconds(item.duration)}"]
-        facts += [f"from {item.source}"] if item.source == "page cache" else []
+        facts += [f"from {item.source}"] if item.source in ("page cache", "storage and page cache") else []
         facts += [f"note {notes.index(item.note) + 1}"] if item.note else []
         facts += words(item.skipped, width - label - 17) if item.skipped else []
         rate = units.throughput(item.rate) if item.rate is not None else ""

@@ -177,7 +177,9 @@ def _cache_of_load(load: Load) -> Iterator[str]:
 
 
 def _memory_facts(load: Load) -> Iterator[str]:
-    if _worth(refaulted := load.number(names.MEMORY_REFAULT), load.size, _BLOCKED) and refaulted:  # others may have had part in it
+    refaulted, cached = load.number(names.MEMORY_REFAULT), load.number(names.CACHE_RESIDENCY)
+    # Not of a load whose files were all there: then they are pages of something else.
+    if refaulted and _worth(refaulted, load.size, _BLOCKED) and (cached is None or cached < _COLD):
         scope = load.text(names.MEMORY_REFAULT_SCOPE)
         yield f"{units.size(refaulted)} evicted and read again" + (f" in its {scope}" if scope == "cgroup" else " on this host")
     limit, hits = load.number(names.MEMORY_LIMIT), load.number(names.MEMORY_LIMIT_HITS)
