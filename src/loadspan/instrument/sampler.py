@@ -175,7 +175,7 @@ class Sampler:
                 stop.wait(_BREATH)
                 self._nudged.clear()
                 with guard:
-                    self._write()
+                    self._write(state_too=False)
 
     def _tick(self) -> None:
         loads = list(self._recorder.loads)
