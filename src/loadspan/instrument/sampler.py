@@ -1,7 +1,7 @@
 """
-One thread while a load is open, ten times a second: ends quiet implicit loads, names what runs in no stage, writes the state file.
+One thread while a load is open, ten times a second: ends quiet implicit loads, names what runs in no stage, reads the machine.
 
-The host may hold the interpreter lock for seconds, so nothing here counts ticks as time.
+It writes the state file every second time. The host may hold the interpreter lock for seconds, so nothing here counts ticks as time.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ _SHOWN = 5
 _LONG = 1.0  # seconds from which the milliseconds of a second look at the files are nothing
 _FRESH = 100_000_000  # nanoseconds: an older reading is that of a load which ended then, and its disks have gone on since
 _LOOKED_AGAIN = 8  # files, the biggest
-_BEGINNING = Point(0.0, 0, 0, 0)
 _RUNNING = b"0"  # what `wchan` says of a thread that does not sleep
 
 
@@ -99,6 +98,7 @@ class Surroundings:
         self.before = before
         """The process's counters when the load began."""
         self.curve = Curve()
+        self.curve.add(Point(0.0, 0, 0, 0))
         self.cost = 0
         """CPU nanoseconds of the sampler."""
         self._files: dict[str, tuple[CacheFacts | None, int]] = {}
@@ -170,7 +170,6 @@ class Surroundings:
         delivered = {disk.name: found for disk in list(self._disks.values()) if (found := disk.delivered()) is not None}
         # A stage that has just closed may not be counted yet, and one that failed never is.
         self._size = max(self._size, size)
-        self.curve.add(_BEGINNING)
         self.curve.add(Point(at, self._size, _since(counted.read, self.before.read), self._storage_read, delivered))
 
     def stand(self, end: int) -> None:
