@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from loadspan import commands, names
+from loadspan import commands, metric_names, names
 from loadspan.checkup import schema
 from loadspan.instrument import targets
 from loadspan.settings import Settings
@@ -72,6 +72,19 @@ def page() -> str:
                 table(
                     ("attribute", "type", "unit", "on", "meaning"),
                     [(f"`{item.name}`", item.type, item.unit, item.on, item.meaning) for item in names.ATTRIBUTES],
+                ),
+                "## Metrics",
+                (
+                    "Recorded when a load ends, with the attributes that are known, and with the load's trace as exemplar. "
+                    f"`loadspan.model.name` names the first {metric_names.MODELS} models of a process. Where processes share a "
+                    "`service.instance.id`, `process.pid` tells their series apart."
+                ),
+                table(
+                    ("metric", "instrument", "unit", "attributes", "meaning"),
+                    [
+                        (f"`{item.name}`", item.instrument, item.unit, ", ".join(f"`{name}`" for name in item.attributes), item.meaning)
+                        for item in metric_names.METRICS
+                    ],
                 ),
                 "## Environment variables",
                 table(

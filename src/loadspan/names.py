@@ -348,6 +348,10 @@ FOLDED: Final = _attribute("loadspan.folded.count", "int", "{load}", "load", "re
 SPAN_LIMIT: Final = _attribute(
     "loadspan.span.folded", "int", "{call}", "load", "coarse calls tallied because the load had reached its span limit"
 )
+LOAD_ID: Final = _attribute("loadspan.load.id", "string", "", "load", "what all processes of a group that loads together have in common")
+RANK: Final = _attribute("loadspan.rank", "int", "", "load", "rank of this process in that group; absent for a single process")
+RANK_LOCAL: Final = _attribute("loadspan.rank.local", "int", "", "load", "rank of this process on its machine")
+WORLD_SIZE: Final = _attribute("loadspan.world_size", "int", "{process}", "load", "processes of that group")
 PROCESS_PID: Final = _attribute("process.pid", "int", "", "stage, load", "process")
 THREAD_NAME: Final = _attribute("thread.name", "string", "", "stage, load", "thread in which the call ran")
 ERROR_TYPE: Final = _attribute("error.type", "string", "", "stage, load", "qualified name of the exception; absent on success")

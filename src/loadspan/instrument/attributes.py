@@ -168,4 +168,4 @@ def of_load(load: OpenLoad, end: int, facts: IoFacts | None) -> dict[str, Any]:
     found |= _io(facts)
     if facts is not None:
         found[names.IO_SCOPE] = "process"
-    return found | load.attributes | (safely(late.devices, load.destinations.values()) or {})
+    return found | late.group() | load.attributes | (safely(late.devices, load.destinations.values()) or {})

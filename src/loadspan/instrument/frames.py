@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.instrument.metrics import Measured
 from loadspan.instrument.partition import Node, Partition
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ class OpenLoad(_Described):
         "last_end",
         "later",
         "lock",
+        "measured",
         "muted",
         "name",
         "origin",
@@ -269,6 +271,7 @@ class OpenLoad(_Described):
         self.stages: frozenset[str] = frozenset()
         self.lock = threading.RLock()
         self.partition = Partition(start)
+        self.measured = Measured()
         self.totals: dict[str, int] = {}
         """Bytes per stage name."""
         self.spans = 1
@@ -330,6 +333,14 @@ class OpenLoad(_Described):
     def above(self) -> Sequence[Node | None]:
         """Nodes that what is called here has above it, in this load (none) and in each load around it."""
         return (None, *self.parent.above) if self.parent is not None else (None,)
+
+    @property
+    def outermost(self) -> OpenLoad:
+        """The load that this one is part of: itself, if it is in none."""
+        load = self
+        while load.parent is not None:
+            load = load.parent.load
+        return load
 
     def sizes(self) -> dict[str, int]:
         """Bytes per stage name so far, running tallies included."""

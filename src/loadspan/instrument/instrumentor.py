@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import late, leaving, propagation, targets, telemetry
+from loadspan.instrument import late, leaving, metrics, propagation, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
@@ -21,7 +21,8 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
     """
     Records model loads.
 
-    `instrument(tracer_provider=...)` installs; without an argument it uses the global provider, also one that is set later.
+    `instrument(tracer_provider=..., meter_provider=...)` installs; by default with the global providers,
+    also those that are set later.
     `uninstrument()` puts back every object that was taken.
     """
 
@@ -36,6 +37,8 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
         with guard:
             recorder.settings = settings.read_or_default()
             recorder.telemetry = telemetry.Telemetry(kwargs.get("tracer_provider"))
+            recorder.metrics = metrics.Metrics(kwargs.get("meter_provider"), recorder.telemetry.resource)
+            recorder.metrics.prepare()
             self._patches = Patches(wrap, late.prepare)
             recorder.active = True
             self._patches.install([*propagation.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
@@ -48,3 +51,4 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
                 self._patches = None
             recorder.close_all()
             recorder.telemetry = telemetry.Telemetry()
+            recorder.metrics = metrics.Metrics()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from loadspan import names
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -38,6 +40,17 @@ def file_size(path: str) -> int | None:
     from loadspan.facts import files
 
     return files.size(path)
+
+
+def group() -> dict[str, Any]:
+    """Attributes of the group of processes that load together, where this one is in one."""
+    from loadspan.facts import group
+
+    found = group.of_process()
+    if found is None:
+        return {}
+    told = {names.LOAD_ID: found.id, names.RANK: found.rank, names.RANK_LOCAL: found.rank_local, names.WORLD_SIZE: found.world_size}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 from loadspan.guard import guard, safely
@@ -40,7 +42,13 @@ def _leave() -> None:
 def leave_child() -> None:
     """Deliver what is recorded: this process runs no exit functions."""
     _leave()
-    recorder.telemetry.flush(_FLUSH)
+    # In threads: the SDK's own flush does not keep its time.
+    threads = [threading.Thread(target=safely, args=(flush,), daemon=True) for flush in (recorder.telemetry.flush, recorder.metrics.flush)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + _FLUSH
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _forked() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from loadspan import names
 from loadspan.facts import counters
 from loadspan.guard import safely
-from loadspan.instrument import attributes, implicit, late, telemetry
+from loadspan.instrument import attributes, counted, implicit, late, telemetry
 from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
+from loadspan.instrument.metrics import Metrics
 from loadspan.instrument.tally import Tally
 from loadspan.instrument.times import Times
 from loadspan.settings import Settings
@@ -21,7 +22,6 @@ from loadspan.settings import Settings
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
 
-_LATE = 100_000_000  # nanoseconds after which the process's counters are no more those of a load that has ended
 _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
 _IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
@@ -40,6 +40,7 @@ class Loads(Times):
         """Whether host functions are patched; wrappers that outlive their installation pass calls through."""
         self.settings = Settings()
         self.telemetry = telemetry.Telemetry()
+        self.metrics = Metrics()
         self.lock = threading.RLock()
         self.loads: list[OpenLoad] = []
         """Open loads, oldest first."""
@@ -60,10 +61,14 @@ class Loads(Times):
 
     # Opening and closing
 
+    def recording(self) -> bool:
+        """Whether anybody records, spans or metrics."""
+        return telemetry.allowed() and (self.telemetry.enabled() or self.metrics.enabled())
+
     def open_load(self, described: dict[str, Any], *, name: str | None) -> OpenLoad | None:
         """Open an explicit load as the innermost frame of this context. None if nobody records."""
         frame = self.frame()
-        if frame.load.muted if frame is not None else not self.telemetry.enabled():
+        if frame.load.muted if frame is not None else not self.recording():
             return None
         late.prepare()  # before it begins: the first time it takes some 20 ms
         if frame is None or not frame.load.explicit:
@@ -74,7 +79,7 @@ class Loads(Times):
         if name:
             load.attributes[names.MODEL_NAME] = load.attributes[names.REQUEST_MODEL] = name
         self._start_root(load, telemetry.here(), above=frame.handle if frame is not None else None)
-        load.muted = not load.handle.recording()
+        load.muted = not (load.handle.recording() or self.metrics.enabled())
         self._register(load)
         load.token = current.set(load)
         if not load.muted:
@@ -92,6 +97,8 @@ class Loads(Times):
     def _register(self, load: OpenLoad) -> None:
         with self.lock:
             self.loads.append(load)
+        if load.parent is None:
+            safely(self.metrics.opened, load.measured)
         self.recorded = True
         self.on_open()
 
@@ -144,11 +151,12 @@ class Loads(Times):
             self._conclude(load, end, error)
         finally:
             load.let_go()
+            safely(self.metrics.closed, load.measured)
         telemetry.write()
 
     def _conclude(self, load: OpenLoad, end: int, error: Failure | None) -> None:
         """Show a load that was closed, if it is worth it."""
-        facts, counted = self._facts(load)
+        facts, at_end = counted.of_load(load)
         with load.lock:
             self.contend(load)
             self.collect(load)
@@ -166,31 +174,16 @@ class Loads(Times):
                 return  # too small, or of calls that turned out to be nothing
             found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
             seconds = (end - load.start) / 1e9
-            found |= safely(load.surroundings.attributes, end, seconds, attributes.load_size(load.totals) or 0, counted) or {}
+            found |= safely(load.surroundings.attributes, end, seconds, attributes.load_size(load.totals) or 0, at_end) or {}
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
                 self.closed += 1
             self.deliver()
             self._end_span(load.handle, load.epoch(end), found, failed)
-
-    def _facts(self, load: OpenLoad) -> tuple[counters.IoFacts | None, counters.Counters | None]:
-        """What the kernel counted during a load, and the reading at its end; None where it was not looked at in time."""
-        before = load.surroundings.before
-        if not load.explicit:
-            # It ended with its last stage, and this is a while after. The sampler looks a tenth of a second after a fine call.
-            after = load.after
-            if after is None or after.at < load.last_end:
-                if time.perf_counter_ns() - load.last_end > _LATE:
-                    return None, None
-                after = counters.of_process()  # the process ends, and with it the load
-            own = after.at - load.last_end <= load.last_end - load.start  # else most of what was counted came after it
-            return (counters.difference(before, after), after) if own else (None, None)
-        after = counters.of_process()
-        whole = counters.difference(before, after)
-        if threading.get_ident() != load.thread:
-            return whole, after
-        return counters.with_blocked(whole, counters.difference(load.before, counters.of_thread(load.thread))), after
+            told = found | ({} if failed is None else {names.ERROR_TYPE: failed.type})
+            if load.parent is None:  # it has all that was in it
+                self.metrics.ended(told, load.measured, seconds, load.handle.context())
 
     # Showing
 
@@ -253,6 +246,7 @@ class Loads(Times):
         if load.name:
             described.setdefault(names.MODEL_NAME, load.name)
         self._end_span(handle, end, described, error)
+        load.outermost.measured.add(described, (end - handle.start) / 1e9, None if error is None else error.type)
 
     # Implicit loads
 
@@ -300,6 +294,7 @@ class Loads(Times):
         with self.lock:
             told = self.repetitions.take()  # afterwards: some of those that were open are repetitions themselves
         self._tell(told)
+        self.metrics.deliver()
 
     def _tell(self, told: list[tuple[str, implicit.Series]]) -> None:
         """Show repetitions as one load that stands for all of them."""

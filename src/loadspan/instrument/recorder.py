@@ -141,7 +141,7 @@ class Recorder(Quick):
             and (not path or path in last.paths)
         ):
             return last
-        if not near or not self.telemetry.enabled():
+        if not near or not self.recording():
             return None
         buffer = row.buffer(args, kwargs) if row is not None and row.buffer is not None else None
         question = implicit.Question(stage, things=() if buffer is None else (buffer,), paths=(path,) if path else (), origin=where)

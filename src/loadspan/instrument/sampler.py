@@ -130,6 +130,7 @@ class Sampler:
         self._nudged.set()
         with self._writing:
             self._recorder.deliver()
+            self._recorder.metrics.deliver()
             telemetry.write()
             state.write(self._recorder, ended=True)
 
@@ -143,6 +144,7 @@ class Sampler:
         with self._writing:
             if not self._stop.is_set():
                 self._recorder.deliver()
+                self._recorder.metrics.deliver()
                 telemetry.write()
                 if state_too:
                     state.write(self._recorder, ended=False)

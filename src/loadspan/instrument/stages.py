@@ -39,7 +39,7 @@ class Stages(Loads):
         *describe* fills in what is known beforehand; it is asked before the stage is placed, since an implicit load is found by it.
         """
         frame = self.frame()
-        if frame.load.muted if frame is not None else not self.telemetry.enabled():
+        if frame.load.muted if frame is not None else not self.recording():
             return None
         stage = OpenStage(name)
         if describe is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.trace.status import Status, StatusCode
 
 from loadspan import names
@@ -33,6 +34,10 @@ _GAP = 2
 """Microseconds between siblings: Jaeger drops a span from the critical path when it ends in the microsecond in which the next begins."""
 
 _MICROSECOND = 1000
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_CARRIED = ("traceparent", "tracestate")
+"""What a launcher writes into the environment of a process; in small letters too, as some engines do."""
 
 
 class Writer(Protocol):
@@ -74,9 +79,9 @@ class Telemetry:
         self._tracer_of: Any = None
 
     def enabled(self) -> bool:
-        """Whether anybody records: a provider is configured and instrumentation is not suppressed here."""
+        """Whether a provider is configured."""
         provider = self._provider or trace.get_tracer_provider()
-        return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider) and is_instrumentation_enabled()
+        return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
     def tracer(self) -> trace.Tracer:
         """The tracer of the provider in force."""
@@ -86,13 +91,16 @@ class Telemetry:
             self._tracer_of = provider
         return self._tracer
 
-    def flush(self, timeout: float) -> None:
-        """Send what is waiting, for at most *timeout* seconds: the SDK's own flush does not keep its time."""
+    def resource(self) -> Mapping[str, Any]:
+        """Attributes of what the provider in force speaks for."""
+        resource = getattr(self._provider or trace.get_tracer_provider(), "resource", None)
+        return getattr(resource, "attributes", {})
+
+    def flush(self) -> None:
+        """Send what is waiting."""
         flush = getattr(self._provider or trace.get_tracer_provider(), "force_flush", None)
         if flush is not None:
-            thread = threading.Thread(target=flush, daemon=True)
-            thread.start()
-            thread.join(timeout)
+            flush()
 
     def root(self, start: int, attributes: Mapping[str, Any], parent: Context, link: trace.SpanContext | None) -> SpanHandle:
         """A handle for the span of a load; *parent* is the host's context."""
@@ -101,9 +109,18 @@ class Telemetry:
         return SpanHandle(self, names.LOAD_SPAN, start, parent=None, context=parent, attributes=known, links=links)
 
 
+def allowed() -> bool:
+    """Whether instrumentation is not suppressed here."""
+    return is_instrumentation_enabled()
+
+
 def here() -> Context:
-    """The host's present context."""
-    return otel_context.get_current()
+    """The host's present context; where it has no span, that of whoever started this process, if it said so in the environment."""
+    context = otel_context.get_current()
+    if trace.get_current_span(context).get_span_context().is_valid:
+        return context
+    carrier = {key: value for key in _CARRIED if (value := os.environ.get(key) or os.environ.get(key.upper()))}
+    return _PROPAGATOR.extract(carrier, context) if carrier else context
 
 
 def no_parent() -> Context:
@@ -164,6 +181,11 @@ class SpanHandle:
         self._start = start
 
     @property
+    def start(self) -> int:
+        """When it begins, in nanoseconds since the epoch."""
+        return self._start
+
+    @property
     def started(self) -> bool:
         """Whether the span exists, because somebody looked at it."""
         return self._span is not None
@@ -215,9 +237,11 @@ class SpanHandle:
                     # As the SDK's record_exception writes it, which asks for the exception itself.
                     told = {"type": error.type, "message": error.message, "stacktrace": error.stacktrace}
                     span.add_event("exception", {f"exception.{key}": valid(text) for key, text in told.items()}, timestamp=end)
+        recorded = span.is_recording()
         span.end(end_time=end)
-        for writer in writers:
-            writer.receive(span)
+        if recorded:
+            for writer in writers:
+                writer.receive(span)
 
     def _apart(self, end: int) -> int:
         """Keep this span from touching a sibling that ended before it; returns the end to use."""

@@ -1,0 +1,385 @@
+"""Loads as metrics, through the real SDK: what is recorded, with which attributes, by which writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracerProvider
+from safetensors.torch import load_file, save_file
+
+import loadspan
+from loadspan import LoadspanInstrumentor, metric_names, names
+from loadspan.instrument.live import recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SIDE, COUNT = 500, 5
+SIZE = SIDE * SIDE * 4 * COUNT
+
+
+class Measured:
+    """What a reader collects."""
+
+    def __init__(self, reader: InMemoryMetricReader, spans: InMemorySpanExporter) -> None:
+        self._reader = reader
+        self.spans = spans
+
+    def points(self, metric: metric_names.Metric) -> list[Any]:
+        """Data points of *metric* so far."""
+        recorder.metrics.deliver()
+        data = self._reader.get_metrics_data()
+        found = [] if data is None else [item for part in data.resource_metrics for scope in part.scope_metrics for item in scope.metrics]
+        return [point for item in found if item.name == metric.name for point in item.data.data_points]
+
+    def by_stage(self, metric: metric_names.Metric) -> dict[str, float]:
+        """Sums of a histogram by stage."""
+        found: dict[str, float] = {}
+        for point in self.points(metric):
+            stage = point.attributes[names.STAGE]
+            found[stage] = found.get(stage, 0.0) + point.sum
+        return found
+
+    def value(self, metric: metric_names.Metric) -> float:
+        """Value of the one point of a counter or gauge."""
+        (point,) = self.points(metric)
+        return float(point.value)
+
+
+@pytest.fixture
+def measuring() -> Iterator[Callable[..., Measured]]:
+    """`measuring(tracer=..., resource=...)` instruments with a meter provider of the SDK."""
+    providers: list[Any] = []
+
+    def start(tracer: Any = None, resource: Resource | None = None) -> Measured:
+        spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+        resource = Resource({"service.instance.id": "a process"}) if resource is None else resource
+        if tracer is None:
+            tracer = TracerProvider(resource=resource)
+            tracer.add_span_processor(SimpleSpanProcessor(spans))
+            providers.append(tracer)
+        meter = MeterProvider([reader], resource=resource)
+        providers.append(meter)
+        LoadspanInstrumentor().instrument(tracer_provider=tracer, meter_provider=meter)
+        return Measured(reader, spans)
+
+    yield start
+    LoadspanInstrumentor().uninstrument()
+    recorder.abandon()
+    for provider in providers:
+        provider.shutdown()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Five tensors in a file."""
+    path = tmp_path / "weights.safetensors"
+    save_file({f"p{number}": torch.full((SIDE, SIDE), float(number)) for number in range(COUNT)}, path)
+    return path
+
+
+def module() -> torch.nn.Module:
+    made = torch.nn.Module()
+    for number in range(COUNT):
+        made.register_parameter(f"p{number}", torch.nn.Parameter(torch.empty(SIDE, SIDE), requires_grad=False))
+    return made
+
+
+def load(path: Path, name: str | None = "llama") -> None:
+    """A load of three stages."""
+    with loadspan.load(name):
+        made = module()
+        made.load_state_dict(load_file(path))
+        made.half()
+
+
+def test_a_load_is_one_observation_with_the_trace_as_its_exemplar(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring()
+    load(weights)
+    (point,) = measured.points(metric_names.LOAD_DURATION)
+    (root,) = [span for span in measured.spans.get_finished_spans() if span.name == names.LOAD_SPAN]
+    assert point.count == 1
+    assert point.sum == pytest.approx((root.end_time - root.start_time) / 1e9, abs=1e-6)
+    assert point.attributes[names.MODEL_NAME] == "llama"
+    assert names.ERROR_TYPE not in point.attributes
+    assert {exemplar.trace_id for exemplar in point.exemplars} == {root.context.trace_id}
+    assert point.explicit_bounds == metric_names.LOAD_DURATION.bounds
+    assert measured.value(metric_names.LOAD_COUNT) == 1
+    assert measured.value(metric_names.LOAD_SIZE) == SIZE
+    assert measured.value(metric_names.LOAD_LAST_DURATION) == pytest.approx(point.sum)
+
+
+def test_the_stages_of_a_load_add_up_to_it_and_have_their_bytes(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring()
+    load(weights)
+    (whole,) = measured.points(metric_names.LOAD_DURATION)
+    assert sum(measured.by_stage(metric_names.STAGE_DURATION).values()) == pytest.approx(whole.sum, abs=1e-6)
+    assert measured.by_stage(metric_names.STAGE_SIZE) == {
+        names.DESERIALIZE: SIZE,
+        names.LOAD_STATE_DICT: SIZE,
+        names.CONVERT: SIZE / 2,
+    }
+    rates = measured.by_stage(metric_names.STAGE_THROUGHPUT)
+    assert names.DESERIALIZE not in rates  # it maps the file; the bytes come later
+    spans = {span.name: span for span in measured.spans.get_finished_spans()}
+    for stage, rate in rates.items():
+        assert rate == pytest.approx(spans[stage].attributes[names.THROUGHPUT], rel=1e-6)
+
+
+def test_several_calls_of_a_stage_are_one_observation_of_the_load(measuring: Callable[..., Measured]) -> None:
+    measured = measuring()
+    with loadspan.load("shards"):
+        for number in range(4):
+            with loadspan.stage(names.READ, size=1000):
+                time.sleep(0.003)
+            with loadspan.stage(names.DECRYPT, size=number):
+                time.sleep(0.002)
+    (point,) = [point for point in measured.points(metric_names.STAGE_SIZE) if point.attributes[names.STAGE] == names.READ]
+    assert (point.count, point.sum) == (1, 4000)
+    (point,) = [point for point in measured.points(metric_names.STAGE_THROUGHPUT) if point.attributes[names.STAGE] == names.READ]
+    assert point.count == 1
+    assert 0 < point.sum <= 4000 / 0.012
+
+
+def test_a_failed_load_is_told_by_its_error_type_alone(measuring: Callable[..., Measured], tmp_path: Path) -> None:
+    measured = measuring()
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing.safetensors")
+    (point,) = measured.points(metric_names.LOAD_DURATION)
+    assert point.attributes[names.ERROR_TYPE] == "FileNotFoundError"
+    failed = {
+        point.attributes[names.STAGE] for point in measured.points(metric_names.STAGE_DURATION) if names.ERROR_TYPE in point.attributes
+    }
+    assert failed == {names.DESERIALIZE}
+    assert measured.points(metric_names.LOAD_LAST_DURATION) == []
+    assert measured.value(metric_names.LOAD_ACTIVE) == 0
+
+
+def test_a_load_inside_a_load_is_not_counted_twice_but_its_stages_are(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring()
+    with loadspan.load("pipeline"):
+        load(weights, "unet")
+        load(weights, "vae")
+        assert measured.value(metric_names.LOAD_ACTIVE) == 1
+    (point,) = measured.points(metric_names.LOAD_DURATION)
+    assert point.attributes[names.MODEL_NAME] == "pipeline"
+    assert measured.value(metric_names.LOAD_COUNT) == 1
+    assert measured.by_stage(metric_names.STAGE_SIZE)[names.LOAD_STATE_DICT] == 2 * SIZE
+    seconds = measured.by_stage(metric_names.STAGE_DURATION)
+    assert sum(seconds.values()) == pytest.approx(point.sum, abs=1e-6)
+
+
+def test_counters_begin_with_nothing_before_the_first_load(measuring: Callable[..., Measured]) -> None:
+    measured = measuring()
+    assert [measured.value(metric) for metric in (metric_names.LOAD_ACTIVE, metric_names.LOAD_COUNT, metric_names.LOAD_SIZE)] == [0, 0, 0]
+    assert measured.points(metric_names.LOAD_DURATION) == []
+
+
+def test_an_implicit_load_runs_until_its_end_and_a_dropped_one_leaves_nothing(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring()
+    kept = load_file(weights)
+    assert measured.value(metric_names.LOAD_ACTIVE) == 1
+    recorder.close_all()
+    assert measured.value(metric_names.LOAD_ACTIVE) == 0
+    assert measured.value(metric_names.LOAD_COUNT) == 1
+    torch.nn.Linear(2, 2).load_state_dict(torch.nn.Linear(2, 2).state_dict())
+    recorder.close_all()
+    assert measured.value(metric_names.LOAD_ACTIVE) == 0
+    assert measured.value(metric_names.LOAD_COUNT) == 1
+    del kept
+
+
+def test_loads_that_are_not_sampled_are_measured_all_the_same(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring(tracer=TracerProvider(sampler=ALWAYS_OFF, resource=Resource({"service.instance.id": "a process"})))
+    load(weights)
+    assert measured.value(metric_names.LOAD_COUNT) == 1
+    assert measured.by_stage(metric_names.STAGE_SIZE)[names.CONVERT] == SIZE / 2
+
+
+def test_metrics_need_no_traces(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring(tracer=NoOpTracerProvider())
+    load(weights)
+    (point,) = measured.points(metric_names.LOAD_DURATION)
+    assert point.exemplars == []
+    assert measured.by_stage(metric_names.STAGE_SIZE)[names.LOAD_STATE_DICT] == SIZE
+
+
+def test_without_a_meter_provider_nothing_is_kept(weights: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    LoadspanInstrumentor().instrument(tracer_provider=provider)
+    try:
+        load(weights)
+        assert len(recorder.metrics._ended) == 0  # noqa: SLF001 - what would grow
+        assert exporter.get_finished_spans()
+    finally:
+        LoadspanInstrumentor().uninstrument()
+        provider.shutdown()
+
+
+def test_models_without_end_are_not_series_without_end(measuring: Callable[..., Measured]) -> None:
+    measured = measuring()
+    for number in range(3 * metric_names.MODELS):
+        with loadspan.load(f"model {number}"):
+            pass
+    points = measured.points(metric_names.LOAD_DURATION)
+    assert len(points) == metric_names.MODELS + 1
+    assert sum(point.count for point in points) == 3 * metric_names.MODELS
+    assert [point.count for point in points if names.MODEL_NAME not in point.attributes] == [2 * metric_names.MODELS]
+
+
+def test_only_declared_attributes_are_recorded(measuring: Callable[..., Measured], weights: Path) -> None:
+    measured = measuring()
+    load(weights)
+    for metric in metric_names.METRICS:
+        for point in measured.points(metric):
+            assert set(point.attributes) <= set(metric.attributes)
+
+
+SHARED = "service.instance.id=pod.container"
+
+
+@pytest.mark.parametrize(
+    ("environment", "resource", "told"),
+    [
+        ({}, {"service.instance.id": "random"}, False),
+        ({"OTEL_RESOURCE_ATTRIBUTES": f"a=b, {SHARED}"}, {"service.instance.id": "pod.container"}, True),
+        ({}, {"service.name": "serve"}, True),
+    ],
+)
+def test_the_process_is_named_where_its_resource_does_not_tell_it_from_others(
+    measuring: Callable[..., Measured],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    resource: dict[str, str],
+    told: bool,  # noqa: FBT001 - a case
+) -> None:
+    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    measured = measuring(resource=Resource(resource))
+    with loadspan.load():
+        pass
+    expected = {names.PROCESS_PID: os.getpid()} if told else {}
+    assert measured.points(metric_names.LOAD_COUNT)[0].attributes == expected
+    assert all((names.PROCESS_PID in point.attributes) == told for point in measured.points(metric_names.STAGE_DURATION))
+
+
+CHILD = """
+import json, os, sys
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+import loadspan
+from loadspan import LoadspanInstrumentor
+
+reader, spans, resource = InMemoryMetricReader(), InMemorySpanExporter(), Resource({"service.instance.id": "one"})
+tracer = TracerProvider(resource=resource)
+tracer.add_span_processor(SimpleSpanProcessor(spans))
+LoadspanInstrumentor().instrument(tracer_provider=tracer, meter_provider=MeterProvider([reader], resource=resource))
+
+def points():
+    from loadspan.instrument.live import recorder
+    recorder.close_all()
+    found = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    read = lambda point: dict(point.attributes) | {"value": getattr(point, "value", None)}
+    return {item.name: [read(point) for point in item.data.data_points] for item in found}
+
+def told():
+    (root,) = [span for span in spans.get_finished_spans() if span.name == "load model"]
+    parent = root.parent and {"trace": f"{root.parent.trace_id:032x}", "span": f"{root.parent.span_id:016x}"}
+    return {"metrics": points(), "attributes": dict(root.attributes), "parent": parent, "pid": os.getpid()}
+"""
+
+
+def child(code: str, environment: dict[str, str]) -> Any:
+    """What a process that instruments itself and runs *code* prints as JSON."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LOADSPAN_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD + code], env=base | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+ONE_LOAD = """
+with loadspan.load("m"):
+    pass
+print(json.dumps(told()))
+"""
+
+
+def test_each_rank_has_its_own_last_duration_and_its_group_on_the_span() -> None:
+    environment = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "job-7"}
+    found = child(ONE_LOAD, environment)
+    (gauge,) = found["metrics"]["loadspan.load.last_duration"]
+    assert gauge["loadspan.rank"] == 3
+    assert {key: found["attributes"][key] for key in (names.LOAD_ID, names.RANK, names.RANK_LOCAL, names.WORLD_SIZE)} == {
+        "loadspan.load.id": "job-7",
+        "loadspan.rank": 3,
+        "loadspan.rank.local": 1,
+        "loadspan.world_size": 4,
+    }
+    assert all("loadspan.rank" not in point for name, points in found["metrics"].items() for point in points if "last" not in name)
+
+
+def test_a_single_process_has_no_rank() -> None:
+    found = child(ONE_LOAD, {"RANK": "0", "WORLD_SIZE": "1"})
+    assert names.RANK not in found["attributes"]
+    assert "loadspan.rank" not in found["metrics"]["loadspan.load.last_duration"][0]
+
+
+@pytest.mark.parametrize("name", ["TRACEPARENT", "traceparent"])
+def test_a_load_belongs_to_the_trace_that_the_environment_names(name: str) -> None:
+    found = child(ONE_LOAD, {name: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+    assert found["parent"] == {"trace": "0af7651916cd43dd8448eb211c80319c", "span": "b7ad6b7169203331"}
+
+
+@pytest.mark.parametrize("value", ["", "00-zz", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "\x1b[31m" * 9])
+def test_a_trace_that_is_none_is_not_one(value: str) -> None:
+    assert child(ONE_LOAD, {"TRACEPARENT": value})["parent"] is None
+
+
+FORKED = """
+import warnings
+warnings.simplefilter("ignore")
+with loadspan.load("parent"):
+    pass
+told()
+spans.clear()
+read, write = os.pipe()
+if os.fork() == 0:
+    with loadspan.load("child"):
+        pass
+    os.write(write, json.dumps(told()).encode())
+    os._exit(0)
+os.close(write)
+with open(read) as file:
+    sys.stdout.write(file.read())
+os.wait()
+"""
+
+
+def test_a_forked_process_writes_series_of_its_own() -> None:
+    found = child(FORKED, {})
+    counts = {point.get("process.pid"): point["value"] for point in found["metrics"]["loadspan.load.count"]}
+    assert counts[found["pid"]] == 1
