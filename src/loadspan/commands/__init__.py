@@ -47,8 +47,9 @@ def commands() -> dict[str, Command]:
     from loadspan.commands.demo import Demo
     from loadspan.commands.run import Run
     from loadspan.commands.show import Show
+    from loadspan.commands.view import View
 
-    return {"run": Run(), "show": Show(), "check": Check(), "demo": Demo()}
+    return {"run": Run(), "show": Show(), "view": View(), "check": Check(), "demo": Demo()}
 
 
 class _Parser(argparse.ArgumentParser):
