@@ -1,0 +1,149 @@
+"""
+The shipped configurations as they are, run by the real programs: an agent, a gateway, Jaeger and Prometheus on one machine.
+
+All that is told to them is what the files leave to the environment, and the ports of this test.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backends.process import free_ports, get, until
+from backends.programs import Collector, Jaeger, spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from backends.process import Process
+
+Started = TypeVar("Started", bound="Process")
+ROOT = Path(__file__).parents[2]
+CONFIGURATIONS = ROOT / "collector"
+DEMO = next((ROOT / "docs" / "demo").glob("trace-*.jsonl"))
+PATIENCE = 60.0
+
+
+class Machine:
+    """What runs on it, in the order in which it was started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[Process] = []
+        self.span_metrics = free_ports(1)[0]
+
+    def started(self, process: Started) -> Started:
+        """Start it, and end it after the test."""
+        self.processes.append(process)
+        process.start()
+        return process
+
+    def jaeger(self, **environment: str) -> Jaeger:
+        """Jaeger as one process, on disk."""
+        settings = {"JAEGER_DIRECTORY": str(self.folder / "jaeger" / "data")} | environment
+        settings.setdefault("JAEGER_UI_CONFIG", str(CONFIGURATIONS / "jaeger" / "ui-config.json"))
+        config = CONFIGURATIONS / "jaeger" / "all-in-one.yaml"
+        return self.started(Jaeger(self.folder / "jaeger", config=config, environment=settings))
+
+    def gateway(self, jaeger: Jaeger, *more: Path | Mapping[str, Any], **environment: str) -> Collector:
+        """A gateway that sends to *jaeger*."""
+        settings = {"QUEUE_DIRECTORY": str(self.folder / "gateway" / "queue"), "JAEGER_ENDPOINT": f"127.0.0.1:{jaeger.grpc}"}
+        settings |= {"SPAN_METRICS_PORT": str(self.span_metrics), "DECISION_WAIT": "1s"} | environment
+        config = CONFIGURATIONS / "gateway.yaml"
+        return self.started(Collector(config, self.folder / "gateway", *more, environment=settings))
+
+    def agent(self, gateway_port: int) -> Collector:
+        """An agent that sends to the gateway at a port."""
+        settings = {"QUEUE_DIRECTORY": str(self.folder / "agent" / "queue"), "GATEWAY_PORT": str(gateway_port)}
+        return self.started(Collector(CONFIGURATIONS / "agent.yaml", self.folder / "agent", environment=settings))
+
+    def series(self) -> list[tuple[str, dict[str, str], float]]:
+        """What the gateway makes of spans, as Prometheus would scrape it."""
+        return series_of(get(f"http://127.0.0.1:{self.span_metrics}/metrics").decode())
+
+
+def send(port: int, request: str) -> None:
+    """Send OTLP JSON over HTTP; what is not accepted is an error."""
+    url = f"http://127.0.0.1:{port}/v1/traces"
+    post = urllib.request.Request(url, data=request.encode(), headers={"Content-Type": "application/json"})  # noqa: S310 -- loopback
+    with urllib.request.urlopen(post, timeout=20) as answer:  # noqa: S310 -- loopback
+        assert answer.status == 200
+
+
+def demo(number: int = 0) -> list[str]:
+    """The recorded demo as it was sent, one request a line; each *number* has traces of its own."""
+    lines = DEMO.read_text().splitlines()
+    if not number:
+        return lines
+    prefix = f'"traceId":"{number:06x}'
+    return [prefix.join(part[6:] if at else part for at, part in enumerate(line.split('"traceId":"'))) for line in lines]
+
+
+def value_of(value: Mapping[str, Any]) -> Any:
+    """An attribute's value with its type: integers of 64 bits are text in JSON."""
+    ((kind, given),) = value.items()
+    if kind == "arrayValue":
+        return [value_of(item) for item in given.get("values", [])]
+    convert = {"intValue": int, "doubleValue": float}.get(kind)
+    return given if convert is None else convert(given)
+
+
+def attributes_of(given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Attributes as a dictionary."""
+    return {pair["key"]: value_of(pair["value"]) for pair in given}
+
+
+def plain(messages: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every span of OTLP JSON messages by its id: all that it says."""
+    return {
+        span["spanId"]: {
+            "trace": span["traceId"],
+            "parent": span.get("parentSpanId", ""),
+            "name": span["name"],
+            "start": int(span["startTimeUnixNano"]),
+            "end": int(span["endTimeUnixNano"]),
+            "status": span.get("status", {}).get("code", 0),
+            "attributes": attributes_of(span.get("attributes", ())),
+        }
+        for message in messages
+        for span in spans_of(message)
+    }
+
+
+def sent(requests: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The spans of requests."""
+    return plain(json.loads(request) for request in requests)
+
+
+def keyed(spans: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By trace and span: ids of spans are unique within a trace."""
+    return {(span["trace"], span_id): span for span_id, span in spans.items()}
+
+
+def arrived(jaeger: Jaeger, traces: Sequence[str], count: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """The spans of *traces* that Jaeger has, once there are *count*; one that came twice counts once."""
+
+    def found() -> dict[tuple[str, str], dict[str, Any]] | None:
+        have: dict[tuple[str, str], dict[str, Any]] = {}
+        for trace in traces:
+            message = jaeger.trace(trace)
+            if message is not None:
+                have |= keyed(plain([message]))
+        return have if len(have) >= count else None
+
+    return dict(until(found, f"{count} spans of {len(traces)} traces in Jaeger", PATIENCE, 0.3))
+
+
+def series_of(page: str) -> list[tuple[str, dict[str, str], float]]:
+    """Series of a page of metrics: name, labels, value."""
+    found = []
+    for line in page.splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        name, _, rest = line.partition("{") if "{" in line else (*line.split(" ")[:1], "", "} " + line.split(" ")[1])
+        labels, _, value = rest.partition("} ")
+        pairs = dict(part.split("=", 1) for part in labels.split('",') if "=" in part)
+        found.append((name, {key: text.strip('"') for key, text in pairs.items()}, float(value.split(" ")[0])))
+    return found
