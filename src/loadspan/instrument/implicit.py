@@ -170,7 +170,7 @@ def consumed(load: OpenLoad, stage: str, things: Sequence[Any], outputs: Sequenc
     elif stage in (names.LOAD_STATE_DICT, names.MERGE_LORA, names.TO_DEVICE):
         load.raw_pending = False
         waiting = {id(ref()) for brought in load.pending_tensors for ref in brought}
-        used = {id(thing) for thing in things if id(thing) in waiting}
+        used = waiting.intersection(map(id, things))
         # What was brought together is consumed together. Nothing recognized: it was renamed or copied, and all is taken for consumed.
         left = [brought for brought in load.pending_tensors if not any(id(ref()) in used for ref in brought)]
         load.pending_tensors = left if used and stage == names.LOAD_STATE_DICT else []

@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -25,13 +27,20 @@ from loadspan.instrument.targets import tensors
 from loadspan.instrument.targets.torch import compiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
+_Kind = tuple[Any, Any]
+"""Device and type of a tensor."""
+
+_Seen = tuple[Any, Any, int]
+"""Device, type and bytes of a tensor."""
+
+_KIND, _SEEN = attrgetter("device", "dtype"), attrgetter("device", "dtype", "nbytes")
 _META = "meta"
 _BIG = 1 << 20  # bytes from which a tensor is asked where its pages are
-_BITS = 1 << 21  # a quarter of a megabyte
+_PART = 24_000  # tensors in one set, which then takes less than 2 MB
 _ALIGNED = 16  # bytes, of every object
 _EMPTY = "to_empty"
 _CASTS = ("half", "float", "double", "bfloat16", "type")
@@ -60,13 +69,20 @@ class _Change:
     dtype: Any = None
     """What the first that was cast is now."""
 
-    def count(self, tensor: Any, number: int, *, moved: bool) -> None:
-        """Count a tensor that moved, or was cast, so many times."""
-        size = tensors.size(tensor)
-        if moved:
-            self.copies[size] = self.copies.get(size, 0) + number
+    def count(self, old: _Kind, new: _Seen, number: int) -> None:
+        """Count so many tensors that were *old* and are *new*."""
+        device, dtype, size = new
+        if device == old[0]:
+            if dtype != old[1] and device.type != _META:
+                self.cast += number * size
+                self.dtype = self.dtype or dtype
+        elif device.type == _META:
+            pass
+        elif old[0].type == _META:
+            self.made += number
         else:
-            self.cast += number * size
+            self.copies[size] = self.copies.get(size, 0) + number
+            self.device = self.device or device
 
     def of_copies(self) -> dict[str, Any]:
         """Number and size of the copies."""
@@ -89,32 +105,24 @@ class _Survey:
     """
     Devices and types of a module's parameters and buffers, in the order of a walk.
 
-    A byte a tensor: 20 000 objects of ours would set off a garbage collection that costs more than all the rest.
+    Each tensor is touched once before and once after: it lies where nothing else was read, and that costs more than what is done with
+    it. A number a tensor is kept: 20 000 objects of ours would set off a garbage collection that costs more than all the rest.
     """
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._kinds: list[tuple[Any, Any]] = []
-        """Device and type, by number."""
-        self._walked = array("H")
-        numbers: dict[tuple[Any, Any], int] = {}
-        for tensor in self._walk():
-            kind = tensor.device, tensor.dtype
-            number = numbers.get(kind)
-            if number is None:
-                number = numbers[kind] = len(self._kinds)
-                self._kinds.append(kind)
-            self._walked.append(number)
+        numbers: dict[_Kind, int] = {}
+        self._before = array("I", [numbers.setdefault(kind, len(numbers)) for kind in map(_KIND, self._walk())])
+        self._kinds = list(numbers)
+        """What a number stands for."""
 
-    def _walk(self) -> Iterator[Any]:
-        for child in self._module.modules():
-            for holder in (child._parameters, child._buffers):  # noqa: SLF001 - the public iterators take ten times as long
-                for tensor in holder.values():
-                    if tensor is not None:
-                        yield tensor
+    def _walk(self) -> list[Any]:
+        # The public iterators take ten times as long.
+        holders = [holder for child in self._module.modules() for holder in (child._parameters, child._buffers)]  # noqa: SLF001 - as said
+        return [tensor for holder in holders for tensor in holder.values() if tensor is not None]
 
     def __bool__(self) -> bool:
-        return bool(self._walked)
+        return bool(self._before)
 
     def pinned(self) -> bool | None:
         """Whether the first tensor in host memory is page-locked; None where asking would set up a device."""
@@ -137,53 +145,41 @@ class _Survey:
 
     def compare(self) -> _Change:
         """What happened to the tensors since."""
+        found = self._walk()
+        try:
+            after, seen = _numbered(map(_SEEN, found))
+        except (RuntimeError, ValueError):  # one of them is no plain tensor
+            after, seen = _numbered((tensor.device, tensor.dtype, tensors.size(tensor)) for tensor in found)
+        numbers = Counter(zip(self._before, after, strict=False))
+        for place in _again(array("Q", map(id, found))):  # weights that are tied are moved once
+            if place < len(self._before):
+                numbers[self._before[place], after[place]] -= 1
         change = _Change()
-        identities = array("Q")
-        for tensor, moved in self._changed(change):
-            identities.append(id(tensor))
-            change.count(tensor, 1, moved=moved)
-        if again := _again(identities):
-            for place, (tensor, moved) in enumerate(self._changed(_Change())):
-                if place in again:
-                    change.count(tensor, -1, moved=moved)
+        for (old, new), number in numbers.items():
+            if number:
+                change.count(self._kinds[old], seen[new], number)
         return change
 
-    def _changed(self, change: _Change) -> Iterator[tuple[Any, bool]]:
-        """Tensors that are elsewhere or of another type than before, and whether they moved; the rest goes into *change*."""
-        for number, tensor in zip(self._walked, self._walk(), strict=False):
-            old_device, old_dtype = self._kinds[number]
-            moved = tensor.device != old_device
-            if not moved:
-                if tensor.dtype == old_dtype or old_device.type == _META:
-                    continue
-                change.dtype = change.dtype or tensor.dtype
-            elif tensor.is_meta:
-                continue
-            elif old_device.type == _META:
-                change.made += 1
-                continue
-            else:
-                change.device = change.device or tensor.device
-            yield tensor, moved
+
+def _numbered(found: Iterable[_Seen]) -> tuple[array[int], list[_Seen]]:
+    """A number for each of *found*, and what the numbers stand for: there are few different ones."""
+    numbers: dict[_Seen, int] = {}
+    return array("I", [numbers.setdefault(seen, len(numbers)) for seen in found]), list(numbers)
 
 
-def _again(identities: array[int]) -> set[int]:
-    """
-    Places at which an identity was met before: weights that are tied.
-
-    A bit for each stands for a set of them all: those that share one are looked at a second time, a percent of 100 000 tensors.
-    """
-    seen, shared = bytearray(_BITS // 8), set[int]()
-    for identity in identities:
-        place = identity // _ALIGNED % _BITS
-        bit = 1 << place % 8
-        if seen[place // 8] & bit:
-            shared.add(identity)
-        seen[place // 8] |= bit
-    met, again = set[int](), set[int]()
-    for place, identity in enumerate(identities if shared else ()):
-        if identity in shared:
-            (again if identity in met else met).add(place if identity in met else identity)
+def _again(identities: array[int]) -> list[int]:
+    """Places at which an identity was met before: weights that are tied. In parts, since a set of 100 000 takes 8 MB."""
+    parts, tied = len(identities) // _PART + 1, set[int]()
+    for part in range(parts):
+        own = identities.tolist() if parts == 1 else [identity for identity in identities if identity // _ALIGNED % parts == part]
+        if len(set(own)) < len(own):
+            tied.update(identity for identity, number in Counter(own).items() if number > 1)
+    met, again = set[int](), []
+    for place, identity in enumerate(identities if tied else ()):
+        if identity in tied:
+            if identity in met:
+                again.append(place)
+            met.add(identity)
     return again
 
 

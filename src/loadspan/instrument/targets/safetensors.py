@@ -102,7 +102,7 @@ def _opened(handle: Any, args: Args, kwargs: Kwargs) -> None:
 
 def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
     if isinstance(result, dict):
-        return sum(int(tensor.nbytes) for tensor in result.values())
+        return sum([int(tensor.nbytes) for tensor in result.values()])
     size = getattr(result, "nbytes", None)
     return size if isinstance(size, int) else None
 
@@ -163,7 +163,8 @@ def _describe_file(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
 
 def _measure_file(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
     found = list(result.values())
-    frame.size = tensors.sizes(found)
+    if frame.inner_size is None:  # type: ignore[union-attr] # rows of this file are stages
+        frame.size = tensors.sizes(found)  # a version that reads past `safe_open`'s methods; else each tensor was counted there
     frame.outputs = sample(found)
     if found:
         frame.destination = arrived(frame.destination, found[0].device)  # type: ignore[union-attr] # rows of this file are stages

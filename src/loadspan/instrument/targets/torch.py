@@ -80,10 +80,8 @@ def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kw
     state_dict = argument(args, kwargs, 1, "state_dict")
     unexpected = set(getattr(result, "unexpected_keys", ()))
     kind = _torch().Tensor
-    taken = state_dict.values() if not unexpected else [value for key, value in state_dict.items() if key not in unexpected]
-    stage.size = (
-        tensors.sizes(value for value in taken if isinstance(value, kind)) or None
-    )  # 0: nothing matched, the host may be about to raise
+    taken = [value for key, value in state_dict.items() if isinstance(value, kind) and not (unexpected and key in unexpected)]
+    stage.size = tensors.sizes(taken) or None  # 0: nothing matched, the host may be about to raise
 
 
 # Device initialization
