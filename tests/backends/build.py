@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LOADSPAN_BACKENDS", "~/.cache/loadspan-backends")).expanduser()
 USER_INTERFACE = "github.com/tonistiigi/jaeger-ui-rest"
+STRIPPED = ("-trimpath", "-ldflags=-s -w", "-o")
 OFFLINE = (
     *("dial tcp", "no such host", "i/o timeout", "TLS handshake timeout", "proxyconnect", "connection refused", "403 Forbidden"),
     *("404 Not Found", "Could not transfer artifact", "Could not resolve", "Unable to locate package", "module lookup disabled"),
@@ -90,8 +91,7 @@ def go(arguments: Sequence[str | Path], folder: Path) -> str:
 
 def make_jaeger(folder: Path) -> None:
     """Jaeger, and beside it the pages of its user interface: builds from the Go module have none of their own."""
-    stripped = ["-trimpath", "-ldflags=-s -w", "-o", folder / "jaeger"]
-    go(["build", *stripped, "github.com/jaegertracing/jaeger/cmd/jaeger"], HERE / "jaeger")
+    go(["build", *STRIPPED, folder / "jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger"], HERE / "jaeger")
     pages = Path(json.loads(go(["mod", "download", "-json", USER_INTERFACE], HERE / "jaeger"))["Dir"], "public")
     for source in (path for path in pages.rglob("*") if path.is_file()):
         target = folder / "ui" / source.relative_to(pages)
@@ -107,7 +107,7 @@ def make_collector(folder: Path) -> None:
         go(["tool", "builder", *flags], Path(work))
         for name in ("go.mod", "go.sum"):
             shutil.copy(HERE / "collector" / "distribution" / name, Path(work, "distribution"))
-        go(["build", "-trimpath", "-ldflags=-s -w", "-o", folder / "otelcol", "."], Path(work, "distribution"))
+        go(["build", *STRIPPED, folder / "otelcol", "."], Path(work, "distribution"))
 
 
 def make_opensearch(folder: Path) -> None:

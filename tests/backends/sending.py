@@ -1,0 +1,76 @@
+"""Spans as the real SDK sends them, and what of them has to come back."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    Facts = dict[str, tuple[Any, ...]]
+
+
+def exporter(protocol: str, port: int) -> SpanExporter:
+    """The SDK's own exporter to a port of loopback: `grpc` or `http`."""
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+
+        return Grpc(endpoint=f"http://127.0.0.1:{port}", insecure=True)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+
+    return Http(endpoint=f"http://127.0.0.1:{port}/v1/traces")
+
+
+@contextmanager
+def provider(protocol: str, port: int, **resource: str) -> Iterator[TracerProvider]:
+    """A provider whose spans are all sent when the block ends; underscores in names of the resource are dots."""
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    about = Resource({name.replace("_", "."): value for name, value in resource.items()})
+    made = TracerProvider(resource=about, shutdown_on_exit=False)
+    # The queue holds all: spans that a full one drops would be a fault of the test.
+    made.add_span_processor(BatchSpanProcessor(exporter(protocol, port), max_queue_size=65536))
+    try:
+        yield made
+        assert made.force_flush(60_000), "not all was sent"
+    finally:
+        made.shutdown()
+
+
+def hexadecimal(span: ReadableSpan) -> tuple[str, str]:
+    """Ids of a span's trace and of the span, as APIs print them."""
+    assert span.context is not None
+    return format(span.context.trace_id, "032x"), format(span.context.span_id, "016x")
+
+
+def sent(span: ReadableSpan) -> tuple[Any, ...]:
+    """What has to come back of a span: name, id of its parent, times, attributes."""
+    parent = format(span.parent.span_id, "016x") if span.parent else ""
+    attributes = {key: list(value) if isinstance(value, tuple) else value for key, value in (span.attributes or {}).items()}
+    return span.name, parent, span.start_time, span.end_time, attributes
+
+
+def _value(given: Mapping[str, Any]) -> Any:
+    if "intValue" in given:
+        return int(given["intValue"])
+    if "arrayValue" in given:
+        return [_value(each) for each in given["arrayValue"].get("values", ())]
+    return next(iter(given.values()))
+
+
+def received(span: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The same of a span in OTLP JSON."""
+    attributes = {each["key"]: _value(each["value"]) for each in span.get("attributes", ())}
+    return (
+        span["name"],
+        span.get("parentSpanId", ""),
+        int(span["startTimeUnixNano"]),
+        int(span["endTimeUnixNano"]),
+        attributes,
+    )
