@@ -141,6 +141,18 @@ def test_a_process_killed_before_it_wrote_a_span_is_seen_all_the_same(server: Se
     assert sorted(span["name"] for span in server.spans()) == ["load model", "read"]
 
 
+def test_a_killed_rank_is_told_of_below_the_load_that_outlived_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = record(Path("runs/42"), founding_load()[-1:])
+    load = traces.open_load("e" * 16, 1, {"name": "to_device", "start": traces.at(2)}, model="rank", parent_id=IDS["a0"])
+    traces.write_state(folder, 4243, [load], updated=9)
+    assert main(look(server, "runs/42")) == 0
+    sent = {(span["spanId"], span.get("parentSpanId")) for span in server.spans() if span["name"] == "load model"}
+    assert sent == {(IDS["a0"], None), ("e" * 16, IDS["a0"])}
+    out = capsys.readouterr().out
+    assert "sdxl-base  12.0 s" in out
+    assert "rank       killed in to_device after 8.00 s" in out
+
+
 def test_a_load_that_still_runs_writes_its_root_itself(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     folder = record(Path("runs/42"), founding_load()[:1], pid=os.getpid())
     traces.write_state(folder, os.getpid(), [traces.open_load(IDS["a0"], 0)], updated=(time.time_ns() - traces.EPOCH) / 1e9)
@@ -216,7 +228,14 @@ def test_several_loads_of_one_service_get_their_list(server: Server, capsys: pyt
     assert out.count("/trace/") == 20
     start, end = traces.at(0) // 1000 - 1, traces.at(24) // 1000 + 1
     query = f"service=my+serve&operation=load+model&lookback=custom&limit=1500&start={start}&end={end}"
-    assert out.endswith(f"25 loads, the 20 longest of them above. In a list: {server.url}/search?{query}\n")
+    assert out.endswith(f"25 loads, 20 of them above: those that failed, then the longest. In a list: {server.url}/search?{query}\n")
+
+
+def test_of_many_loads_those_that_failed_are_listed_first(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    spans = [traces.span("load model", "f" * 16, None, 0, 0.5, loadspan__model__name="broken", error="boom")]
+    spans += [traces.span("load model", f"{number + 1:016x}", None, 0, 60) for number in range(30)]
+    assert main(look(server, str(record(Path("runs/42"), spans)))) == 0
+    assert "broken      500 ms failed  http" in capsys.readouterr().out
 
 
 def test_json_says_the_same_to_programs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

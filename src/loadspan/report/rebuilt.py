@@ -36,19 +36,15 @@ _ID = re.compile(r"(?!0{16})[0-9a-fA-F]{16}")
 
 def spans_of(load: Load, written: set[str]) -> list[dict[str, Any]]:
     """
-    What is missing of *load*, whose process is gone, as OTLP/JSON spans; nothing for a load that ended.
+    What is missing of *load*, which never ended, as OTLP/JSON spans: itself, the stages open in it, and those only their children tell of.
 
     Args:
-        load: an outermost load.
+        load: a load whose process is gone. One inside of it that never ended either is asked for by itself.
         written: ids of all spans of its trace that there are, in lower case.
     """
-    found: list[dict[str, Any]] = []
-    if not _TRACE_ID.fullmatch(load.trace_id):
-        return found
-    for span in load.walk():
-        if isinstance(span, Load) and span.end is None and _ID.fullmatch(span.span_id) and span.span_id.lower() not in written:
-            found += _missing(span, load.trace_id, written)
-    return found
+    if not _TRACE_ID.fullmatch(load.trace_id) or not _ID.fullmatch(load.span_id) or load.span_id.lower() in written:
+        return []
+    return list(_missing(load, load.trace_id, written))
 
 
 def ending(load: Load) -> str:
@@ -57,7 +53,6 @@ def ending(load: Load) -> str:
 
 
 def _missing(load: Load, trace_id: str, written: set[str]) -> Iterator[dict[str, Any]]:
-    """The root itself, the stages that were open in it, and those that only their children tell of."""
     end = _last_moment(load)
     message = ending(load)
     told = {REBUILT: True}
