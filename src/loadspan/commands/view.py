@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from loadspan.report.tracefile import Recording
 
 _PROBE = 1.0  # seconds; a Jaeger on this machine answers in one millisecond
-_WAIT = 10.0
+_WAIT = 10
 _INCOMPLETE = 2
 _GET_ONE = (
     "Start one: `docker compose up -d` in collector/, or a release from https://www.jaegertracing.io/download; "
