@@ -204,7 +204,7 @@ def over_time() -> list[dashboard.Panel]:
             "timeseries",
             "Mean load time",
             "s",
-            "Of the loads in the window before each point. Lines that part at one moment: what was changed there then?",
+            "Of the loads in the window before each point. Where the lines part, something was changed: a deployment, a kernel, a mount.",
             series(first, "${a}", exemplars=True),
             series(second, "${b}", "B", exemplars=True),
         ),

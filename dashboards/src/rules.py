@@ -62,7 +62,7 @@ ALERTS = (
         f"{RANK} > on ({RANKS}) group_left () 1.5 * {QUICK} and {RANK} - on ({RANKS}) group_left () {QUICK} > 30",
         "Half as long again as the faster quarter of the ranks, and at least 30 s: all others wait for it.",
         {
-            "summary": "Rank {{ $labels.loadspan_rank }} of {{ $labels.service_name }} took {{ $value | humanizeDuration }}; all wait for it",
+            "summary": "Rank {{ $labels.loadspan_rank }} of {{ $labels.service_name }} took {{ $value | humanizeDuration }}, all wait",
             "description": "Compare its machine with one of another rank on the board loadspan-compare: storage, link, NUMA.",
         },
     ),
