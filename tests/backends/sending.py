@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+Facts = tuple[Any, ...]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
-
-    Facts = dict[str, tuple[Any, ...]]
 
 
 def exporter(protocol: str, port: int) -> SpanExporter:
@@ -49,11 +50,24 @@ def hexadecimal(span: ReadableSpan) -> tuple[str, str]:
     return format(span.context.trace_id, "032x"), format(span.context.span_id, "016x")
 
 
-def sent(span: ReadableSpan) -> tuple[Any, ...]:
+def sent(span: ReadableSpan) -> Facts:
     """What has to come back of a span: name, id of its parent, times, attributes."""
     parent = format(span.parent.span_id, "016x") if span.parent else ""
     attributes = {key: list(value) if isinstance(value, tuple) else value for key, value in (span.attributes or {}).items()}
-    return span.name, parent, span.start_time, span.end_time, attributes
+    return span.name, parent, span.start_time or 0, span.end_time or 0, attributes
+
+
+def without_lists(facts: Facts) -> Facts:
+    """As Jaeger's Badger and OpenSearch backends keep it: a list is the text of it in JSON."""
+    *rest, attributes = facts
+    as_text = {key: json.dumps(value, separators=(",", ":")) for key, value in attributes.items() if isinstance(value, list)}
+    return (*rest, attributes | as_text)
+
+
+def in_microseconds(facts: Facts) -> Facts:
+    """As OpenSearch keeps it besides: times are cut to microseconds."""
+    name, parent, start, end, attributes = without_lists(facts)
+    return name, parent, start // 1000 * 1000, end // 1000 * 1000, attributes
 
 
 def _value(given: Mapping[str, Any]) -> Any:
@@ -64,7 +78,7 @@ def _value(given: Mapping[str, Any]) -> Any:
     return next(iter(given.values()))
 
 
-def received(span: Mapping[str, Any]) -> tuple[Any, ...]:
+def received(span: Mapping[str, Any]) -> Facts:
     """The same of a span in OTLP JSON."""
     attributes = {each["key"]: _value(each["value"]) for each in span.get("attributes", ())}
     return (
