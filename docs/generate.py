@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from loadspan import commands, metric_names, names
+from loadspan import commands, metric_names, names, variables
 from loadspan.checkup import schema
 from loadspan.instrument import targets
 from loadspan.settings import Settings
@@ -91,7 +91,7 @@ def page() -> str:
                     ("variable", "default", "values", "meaning"),
                     [
                         (f"`{item.name}`", f"`{item.default}`" if item.default else "", item.values, item.meaning)
-                        for item in names.VARIABLES
+                        for item in variables.VARIABLES
                     ],
                 ),
                 "## What is wrapped",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import loadspan
-from loadspan import names
+from loadspan import metric_names, names, variables
 from loadspan.checkup import schema
 from loadspan.commands import commands, main
 
@@ -30,8 +30,9 @@ def test_the_reference_is_what_the_code_says() -> None:
 def test_every_command_attribute_and_variable_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     assert set(re.findall(r"`loadspan ([a-z]+)", text)) <= set(commands())
-    assert set(re.findall(r"\bLOADSPAN_[A-Z_]+", text)) <= {variable.name for variable in names.VARIABLES}
+    assert set(re.findall(r"\bLOADSPAN_[A-Z_]+", text)) <= {variable.name for variable in variables.VARIABLES}
     known = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in (*names.STAGES, names.OTHER)}
+    known |= {metric.name for metric in metric_names.METRICS}
     written = set(re.findall(r"`(loadspan\.[a-z_.]+[a-z])`", text))
     public = {f"loadspan.{name}" for name in loadspan.__all__}
     assert written - known - public == set()
@@ -54,8 +55,8 @@ def test_every_attribute_that_is_documented_is_set_somewhere() -> None:
 
 def test_every_variable_is_read() -> None:
     settings = (ROOT / "src" / "loadspan" / "settings.py").read_text()
-    constants = {value: name for name, value in vars(names).items() if isinstance(value, str)}
-    assert [variable.name for variable in names.VARIABLES if f"names.{constants[variable.name]}" not in settings] == []
+    constants = {value: name for name, value in vars(variables).items() if isinstance(value, str)}
+    assert [variable.name for variable in variables.VARIABLES if f"variables.{constants[variable.name]}" not in settings] == []
 
 
 def test_the_waterfall_in_the_readme_is_what_show_draws_of_the_recorded_demo(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
 """
-Every name loadspan gives to the outside: spans, stages, attributes, environment variables, files of a run folder.
+Every name loadspan gives to the outside: spans, stages, attributes, files of a run folder. Metrics and variables have modules of their own.
 
 One row each with type, unit and meaning; the documentation is generated from these rows. Units are never part of a name:
 sizes are bytes (int), durations seconds (float), timestamps nanoseconds since the epoch (int), as in OpenTelemetry.
@@ -348,6 +348,13 @@ FOLDED: Final = _attribute("loadspan.folded.count", "int", "{load}", "load", "re
 SPAN_LIMIT: Final = _attribute(
     "loadspan.span.folded", "int", "{call}", "load", "coarse calls tallied because the load had reached its span limit"
 )
+REBUILT: Final = _attribute(
+    "loadspan.rebuilt",
+    "boolean",
+    "",
+    "stage, load",
+    "true where the process was killed before it could write this span: `loadspan view` made it; it ends when the process was last seen",
+)
 LOAD_ID: Final = _attribute("loadspan.load.id", "string", "", "load", "what all processes of a group that loads together have in common")
 RANK: Final = _attribute("loadspan.rank", "int", "", "load", "rank of this process in that group; absent for a single process")
 RANK_LOCAL: Final = _attribute("loadspan.rank.local", "int", "", "load", "rank of this process on its machine")
@@ -366,32 +373,6 @@ def partition(stage: str) -> str:
     """Attribute that holds the exclusive seconds of *stage* (or of `other`) on the load."""
     return f"{PARTITION}.{stage}"
 
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """An environment variable: default as text, accepted values, meaning."""
-
-    name: str
-    default: str
-    values: str
-    meaning: str
-
-
-RUN_DIR: Final = "LOADSPAN_DIR"
-FILE_READS: Final = "LOADSPAN_FILE_READS"
-MIN_SIZE: Final = "LOADSPAN_MIN_SIZE"
-IDLE_TIMEOUT: Final = "LOADSPAN_IDLE_TIMEOUT"
-PENDING_TIMEOUT: Final = "LOADSPAN_PENDING_TIMEOUT"
-PATHS: Final = "LOADSPAN_PATHS"
-
-VARIABLES: Final = (
-    Variable(RUN_DIR, "", "a folder", "where the `loadspan` exporter writes its trace and state files; `loadspan run` sets it"),
-    Variable(FILE_READS, "on", "on, off", "record binary reads of files of 16 MiB and more through `open`, numpy and `mmap`"),
-    Variable(MIN_SIZE, "1048576", "bytes", "an implicit load that moved less and lasted under 10 ms is dropped"),
-    Variable(IDLE_TIMEOUT, "1", "seconds", "silence after which an implicit load without pending bytes ends"),
-    Variable(PENDING_TIMEOUT, "30", "seconds", "silence after which an implicit load ends although nothing consumed its bytes"),
-    Variable(PATHS, "full", "full, basename", "how files are named in `file.path`"),
-)
 
 TRACE_FILE: Final = "trace-{pid}.jsonl"
 STATE_FILE: Final = "state-{pid}.json"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadspan import names
+from loadspan import variables
 from loadspan.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LOGGER = logging.getLogger("loadspan")
-_DEFAULTS = {variable.name: variable.default for variable in names.VARIABLES}
+_DEFAULTS = {variable.name: variable.default for variable in variables.VARIABLES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
     environment = os.environ if environment is None else environment
     value = {name: environment.get(name) or default for name, default in _DEFAULTS.items()}
     return Settings(
-        run_dir=Path(value[names.RUN_DIR]) if value[names.RUN_DIR] else None,
-        file_reads=_choice(names.FILE_READS, value[names.FILE_READS], ("on", "off")),
-        min_size=int(_number(names.MIN_SIZE, value[names.MIN_SIZE], "bytes")),
-        idle_timeout=_number(names.IDLE_TIMEOUT, value[names.IDLE_TIMEOUT], "seconds"),
-        pending_timeout=_number(names.PENDING_TIMEOUT, value[names.PENDING_TIMEOUT], "seconds"),
-        full_paths=_choice(names.PATHS, value[names.PATHS], ("full", "basename")),
+        run_dir=Path(value[variables.RUN_DIR]) if value[variables.RUN_DIR] else None,
+        file_reads=_choice(variables.FILE_READS, value[variables.FILE_READS], ("on", "off")),
+        min_size=int(_number(variables.MIN_SIZE, value[variables.MIN_SIZE], "bytes")),
+        idle_timeout=_number(variables.IDLE_TIMEOUT, value[variables.IDLE_TIMEOUT], "seconds"),
+        pending_timeout=_number(variables.PENDING_TIMEOUT, value[variables.PENDING_TIMEOUT], "seconds"),
+        full_paths=_choice(variables.PATHS, value[variables.PATHS], ("full", "basename")),
     )
 
 

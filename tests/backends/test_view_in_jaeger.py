@@ -19,7 +19,6 @@ from backends.programs import Jaeger, spans_of
 from loadspan.commands import main
 from loadspan.report.endpoint import Endpoint
 from loadspan.report.parcel import Parcel, Seen, pieces
-from loadspan.report.rebuilt import REBUILT
 from loadspan.report.upload import Upload
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def test_a_killed_load_is_one_tree_with_a_red_root_that_says_where(
         tags = {span["operationName"]: {tag["key"]: tag["value"] for tag in span["tags"]} for span in drawn["spans"]}
         assert {name: tag.get("error", False) for name, tag in tags.items()} == {"load model": True, "decrypt": True, "read": False}
         root = tags["load model"]
-        assert (root["otel.status_description"], root[REBUILT], root["loadspan.model.name"]) == (load["killed"], True, "base")
+        assert (root["otel.status_description"], root[names.REBUILT], root["loadspan.model.name"]) == (load["killed"], True, "base")
         assert [span["warnings"] for span in drawn["spans"] if span["warnings"]] == []
         assert len(drawn["processes"]) == 1
 

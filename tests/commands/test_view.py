@@ -16,10 +16,10 @@ import pytest
 import traces
 from otlpserver import Answer, Server, serving
 
+from loadspan import names
 from loadspan.commands import main, view
 from loadspan.report import delivery, parcel, upload
 from loadspan.report.endpoint import Endpoint
-from loadspan.report.rebuilt import REBUILT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ def test_a_killed_load_gets_the_root_that_its_stages_name_marked_and_failed(serv
         assert main(look(server, "runs/42")) == 0
         out, err = capsys.readouterr()
         assert f"\nsdxl-base  {text}  {server.url}/trace/{traces.TRACE}\n" in out
-        assert f"3 of the spans were rebuilt for what never ended and were marked {REBUILT}." in out
+        assert f"3 of the spans were rebuilt for what never ended and were marked {names.REBUILT}." in out
         assert err == ""
     assert len(server.spans()) == 4
     root = by_name(server)["load model"]
@@ -113,7 +113,7 @@ def test_a_killed_load_gets_the_root_that_its_stages_name_marked_and_failed(serv
         "loadspan.model.name": "sdxl-base",
         "loadspan.size": "12300000000",
         "process.pid": "4242",
-        REBUILT: True,
+        names.REBUILT: True,
         "error.type": "killed",
     }
     # One tree: what the first read was in is known from it alone, the second read from the state file.

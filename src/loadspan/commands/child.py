@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadspan import names
+from loadspan import names, variables
 from loadspan.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def environment(base: Mapping[str, str], folder: Path, service: str) -> dict[str
     changed.setdefault("OTEL_LOGS_EXPORTER", "none")
     if "service.name=" not in base.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         changed.setdefault("OTEL_SERVICE_NAME", service)
-    changed[names.RUN_DIR] = str(folder.absolute())
+    changed[variables.RUN_DIR] = str(folder.absolute())
     return changed
 
 

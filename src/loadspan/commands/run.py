@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadspan import names, settings
+from loadspan import names, settings, variables
 from loadspan.commands import child, show
 from loadspan.commands.runfile import RunFile
 from loadspan.commands.screen import Screen
@@ -71,7 +71,7 @@ class Run:
         # Checks for the packages it needs, so before a folder is made.
         environ = child.environment(os.environ, Path(), name)
         folder = make_folder(Path(arguments.output) if arguments.output else None, name)
-        environ[names.RUN_DIR] = str(folder.absolute())
+        environ[variables.RUN_DIR] = str(folder.absolute())
         look = show.look(sys.stderr)
         watch = Watch(folder, screen, look, quiet=arguments.quiet)
         record = RunFile(folder, command)
@@ -110,7 +110,7 @@ def _leave(ending: Ending) -> int:
 
 def _warnings(environ: Mapping[str, str]) -> list[str]:
     """Settings that will surprise the user."""
-    known = [variable.name for variable in names.VARIABLES]
+    known = [variable.name for variable in variables.VARIABLES]
     found = []
     for name in sorted(environ):
         if name.startswith("LOADSPAN_") and name not in known:

@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import late, leaving, metrics, propagation, targets, telemetry
+from loadspan.instrument import late, leaving, metrics, propagation, quiet, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
@@ -40,12 +40,15 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
             recorder.metrics = metrics.Metrics(kwargs.get("meter_provider"), recorder.telemetry.resource)
             recorder.metrics.prepare()
             self._patches = Patches(wrap, late.prepare)
+            if recorder.settings.run_dir is not None:
+                quiet.begin()
             recorder.active = True
             self._patches.install([*propagation.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface
         with guard:
             recorder.active = False
+            quiet.end()
             if self._patches is not None:
                 self._patches.restore()
                 self._patches = None

@@ -85,7 +85,7 @@ def _state(recorder: Recorder, loads: list[OpenLoad], *, ended: bool) -> dict[st
 
 def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
     context = load.handle.span_context()
-    parent = load.parent.load.handle.span_context().span_id if load.parent is not None else 0
+    parent = load.handle.parent_id()
     with load.lock:
         return {
             "trace_id": f"{context.trace_id:032x}",

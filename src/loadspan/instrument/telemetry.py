@@ -215,6 +215,11 @@ class SpanHandle:
         """Identity of the span."""
         return self.span().get_span_context()
 
+    def parent_id(self) -> int:
+        """Identifier of the span above it, 0 where there is none."""
+        parent = getattr(self.span(), "parent", None)  # of the SDK's spans
+        return parent.span_id if parent is not None else 0
+
     def recording(self) -> bool:
         """Whether the span was sampled."""
         return self.span().is_recording()

@@ -7,7 +7,6 @@ from urllib.parse import urlencode
 
 from loadspan import names
 from loadspan.errors import UserError
-from loadspan.report.rebuilt import REBUILT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,4 +87,4 @@ def _spans(result: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     for resource in result.get("resourceSpans") or ():
         for scope in resource.get("scopeSpans") or ():
             for span in scope.get("spans") or ():
-                yield str(span.get("spanId", "")).lower(), any(item.get("key") == REBUILT for item in span.get("attributes") or ())
+                yield str(span.get("spanId", "")).lower(), any(item.get("key") == names.REBUILT for item in span.get("attributes") or ())

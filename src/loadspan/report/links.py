@@ -51,7 +51,7 @@ class Links:
             )
         if done.replaced:
             traces = _count(len(done.replaced), "trace")
-            found.append(f"{traces} had been sent before the load ended: Jaeger shows the {rebuilt.REBUILT} spans beside the real ones.")
+            found.append(f"{traces} had been sent before the load ended: Jaeger shows the {names.REBUILT} spans beside the real ones.")
         if self._upload.rejected:
             reason = f": {self._upload.reason.rstrip('.')}" if self._upload.reason else ""
             found.append(f"{_count(self._upload.rejected, 'span')} rejected by {self._otlp.url}{reason}. The pictures are not complete.")
@@ -139,7 +139,7 @@ class Links:
         number = sum(map(len, done.rebuilt.values()))
         if number:
             verb = "was" if number == 1 else "were"
-            text += f" {number} of the spans {verb} rebuilt for what never ended and {verb} marked {rebuilt.REBUILT}."
+            text += f" {number} of the spans {verb} rebuilt for what never ended and {verb} marked {names.REBUILT}."
         return clean(text)
 
     def _model(self, load: Load) -> str:

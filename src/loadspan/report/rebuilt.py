@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from loadspan.model import Span, Value
 
-REBUILT = "loadspan.rebuilt"
-"""Attribute of a span made here: true."""
 KILLED = "killed"
 """The `error.type` of a load that was open when its process last said so, and whose process is gone."""
 UNFINISHED = "unfinished"
@@ -55,7 +53,7 @@ def ending(load: Load) -> str:
 def _missing(load: Load, trace_id: str, written: set[str]) -> Iterator[dict[str, Any]]:
     end = _last_moment(load)
     message = ending(load)
-    told = {REBUILT: True}
+    told = {names.REBUILT: True}
     if LAST_SEEN in load.attributes:
         told[names.ERROR_TYPE] = KILLED  # type: ignore[assignment] # both are values of attributes
     attributes: dict[str, Value] = {key: value for key, value in load.attributes.items() if key != LAST_SEEN}
