@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from shipped import Machine
 
 from backends.process import Process
-from shipped import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

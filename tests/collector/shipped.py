@@ -6,6 +6,7 @@ All that is told to them is what the files leave to the environment, and the por
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.request
 from pathlib import Path
@@ -15,10 +16,11 @@ from backends.process import free_ports, get, until
 from backends.programs import Collector, Jaeger, spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from backends.process import Process
 
+Found = dict[tuple[str, str], dict[str, Any]]
 Started = TypeVar("Started", bound="Process")
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = ROOT / "collector"
@@ -67,7 +69,7 @@ class Machine:
 def send(port: int, request: str) -> None:
     """Send OTLP JSON over HTTP; what is not accepted is an error."""
     url = f"http://127.0.0.1:{port}/v1/traces"
-    post = urllib.request.Request(url, data=request.encode(), headers={"Content-Type": "application/json"})  # noqa: S310 -- loopback
+    post = urllib.request.Request(url, data=request.encode(), headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(post, timeout=20) as answer:  # noqa: S310 -- loopback
         assert answer.status == 200
 
@@ -82,8 +84,11 @@ def demo(number: int = 0) -> list[str]:
 
 
 def value_of(value: Mapping[str, Any]) -> Any:
-    """An attribute's value with its type: integers of 64 bits are text in JSON."""
+    """An attribute's value with its type: integers of 64 bits are text in JSON, and Jaeger keeps a list on disk as its JSON."""
     ((kind, given),) = value.items()
+    if kind == "stringValue" and given.startswith("["):
+        with contextlib.suppress(ValueError):
+            return json.loads(given)
     if kind == "arrayValue":
         return [value_of(item) for item in given.get("values", [])]
     convert = {"intValue": int, "doubleValue": float}.get(kind)
@@ -95,11 +100,10 @@ def attributes_of(given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {pair["key"]: value_of(pair["value"]) for pair in given}
 
 
-def plain(messages: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every span of OTLP JSON messages by its id: all that it says."""
+def plain(messages: Iterable[Mapping[str, Any]]) -> Found:
+    """Every span of OTLP JSON messages by the ids of its trace and its own: all that it says."""
     return {
-        span["spanId"]: {
-            "trace": span["traceId"],
+        (span["traceId"], span["spanId"]): {
             "parent": span.get("parentSpanId", ""),
             "name": span["name"],
             "start": int(span["startTimeUnixNano"]),
@@ -112,28 +116,25 @@ def plain(messages: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def sent(requests: Iterable[str]) -> dict[str, dict[str, Any]]:
+def sent(requests: Iterable[str]) -> Found:
     """The spans of requests."""
     return plain(json.loads(request) for request in requests)
 
 
-def keyed(spans: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """By trace and span: ids of spans are unique within a trace."""
-    return {(span["trace"], span_id): span for span_id, span in spans.items()}
+def traces_of(spans: Iterable[tuple[str, str]]) -> list[str]:
+    """The ids of their traces."""
+    return sorted({trace for trace, _ in spans})
 
 
-def arrived(jaeger: Jaeger, traces: Sequence[str], count: int) -> dict[tuple[str, str], dict[str, Any]]:
-    """The spans of *traces* that Jaeger has, once there are *count*; one that came twice counts once."""
+def arrived(jaeger: Jaeger, wanted: Found, more: int = 0) -> Found:
+    """The spans that Jaeger has of the traces of *wanted*, once they are as many, and *more*; one that came twice counts once."""
 
-    def found() -> dict[tuple[str, str], dict[str, Any]] | None:
-        have: dict[tuple[str, str], dict[str, Any]] = {}
-        for trace in traces:
-            message = jaeger.trace(trace)
-            if message is not None:
-                have |= keyed(plain([message]))
-        return have if len(have) >= count else None
+    def found() -> Found | None:
+        messages = [message for message in map(jaeger.trace, traces_of(wanted)) if message is not None]
+        have = plain(messages)
+        return have if len(have) >= len(wanted) + more else None
 
-    return dict(until(found, f"{count} spans of {len(traces)} traces in Jaeger", PATIENCE, 0.3))
+    return dict(until(found, f"{len(wanted) + more} spans of {len(traces_of(wanted))} traces in Jaeger", PATIENCE, 0.3))
 
 
 def series_of(page: str) -> list[tuple[str, dict[str, str], float]]:

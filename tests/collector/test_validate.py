@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from shipped import CONFIGURATIONS, ROOT
 
 from backends import build
 from backends.programs import validated
-from shipped import CONFIGURATIONS, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COLLECTOR = (
     ("agent.yaml",),
@@ -42,12 +45,12 @@ def paths(files: tuple[str, ...]) -> list[Path]:
 
 @pytest.mark.parametrize("files", COLLECTOR, ids="+".join)
 def test_the_real_collector_takes(files: tuple[str, ...]) -> None:
-    assert validated(build.COLLECTOR, *paths(files), environment=dict(os.environ)) == ""
+    assert validated(build.COLLECTOR, *paths(files), environment=os.environ | {"K8S_NODE_NAME": "node-1"}) == ""
 
 
 @pytest.mark.parametrize("files", JAEGER, ids="+".join)
 def test_the_real_jaeger_takes(files: tuple[str, ...]) -> None:
-    assert validated(build.JAEGER, *paths(files), environment=dict(os.environ)) == ""
+    assert validated(build.JAEGER, *paths(files), environment=os.environ | {"K8S_NODE_NAME": "node-1"}) == ""
 
 
 def test_no_configuration_is_left_out() -> None:
@@ -71,11 +74,11 @@ def test_a_storage_file_replaces_nothing_but_where_things_go() -> None:
             }, path
 
 
-def test_the_exporter_that_is_not_built_has_a_queue_on_disk_and_never_gives_up() -> None:
+def test_the_exporter_that_is_not_built_has_a_queue_on_disk_and_tries_for_hours() -> None:
     exporter = yaml.safe_load((CONFIGURATIONS / "storage" / "clickhouse.yaml").read_text())["exporters"]["clickhouse"]
     known = {"endpoint", "database", "username", "password", "create_schema", "ttl", "async_insert", "timeout"}
     assert set(exporter) == known | {"retry_on_failure", "sending_queue"}
-    assert exporter["retry_on_failure"]["max_elapsed_time"] == "0s"
+    assert exporter["retry_on_failure"]["max_elapsed_time"] == "6h"
     assert exporter["sending_queue"]["storage"] == "file_storage/queue"
 
 
