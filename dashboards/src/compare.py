@@ -205,8 +205,8 @@ def over_time() -> list[dashboard.Panel]:
             "Mean load time",
             "s",
             "Of the loads in the window before each point. Where the lines part, something was changed: a deployment, a kernel, a mount.",
-            series(first, "${a}", exemplars=True),
-            series(second, "${b}", "B", exemplars=True),
+            series(first, "${a}"),
+            series(second, "${b}", "B"),
         ),
         panel(
             "timeseries",

@@ -146,8 +146,8 @@ def usual() -> list[dashboard.Panel]:
             "s",
             "Mean of the loads in the window before each point. When it steps up, click an exemplar on either side "
             "of the step and compare the two.",
-            series(mean(LOAD, (SERVICE,), window=WINDOW), "mean", exemplars=True),
-            series(quantile(0.95, LOAD, (SERVICE,), window=WINDOW), "95th percentile", "B"),
+            series(mean(LOAD, (SERVICE,), window=WINDOW), "mean"),
+            series(quantile(0.95, LOAD, (SERVICE,), window=WINDOW), "95th percentile", "B", exemplars=True),
             look=Look(span=8),
         ),
     ]

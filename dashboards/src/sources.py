@@ -65,7 +65,7 @@ def table(expression: str, name: str = "A") -> prometheus.Dataquery:
 
 
 def series(expression: str, legend: str = "", name: str = "A", *, exemplars: bool = False) -> prometheus.Dataquery:
-    """Ask along the range."""
+    """Ask along the range; *exemplars* are on buckets alone."""
     query = prometheus.Dataquery().datasource(PROMETHEUS).expr(expression).range().ref_id(name)
     query = query.editor_mode(prometheus_model.QueryEditorMode.CODE).legend_format(legend or "__auto")
     return query.exemplar(exemplar=True) if exemplars else query

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backends.stores import Prometheus
 
 QUERIES = asked("prometheus")
+TRACE = "5b8aa5a2d2c872e8321cf37308d69df2"
 NODES = ("host_name", "k8s_node_name", "instance")
 
 
@@ -98,3 +99,15 @@ def test_compare_begins_with_two_sides_and_says_by_how_much_they_differ(promethe
     ] == pytest.approx(6.5 / 25)
     by_kind = one("compare: Times as long on ${b} as on ${a}", prometheus, dimension="loadspan_storage_kind", a="nvme", b="network")
     assert by_kind[0]["value"] == pytest.approx(25 / 6.5)
+
+
+def test_where_metrics_are_sent_a_point_of_load_time_opens_a_trace(prometheus: Prometheus, request: pytest.FixtureRequest) -> None:
+    if "scraped" in request.node.name:
+        pytest.skip("the Prometheus exporter of the Python SDK writes no exemplars")
+    with_exemplars = [query for query in QUERIES if query.target.get("exemplar")]
+    assert with_exemplars
+    now = time.time()
+    for query in with_exemplars:
+        expression = filled(query.target["expr"], chosen(query.board, prometheus))
+        found = prometheus.ask("query_exemplars", query=expression, start=now - 600, end=now)
+        assert {exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]} == {TRACE}
