@@ -112,10 +112,10 @@ def badger(folder: Path) -> dict[str, Any]:
     return {"badger": {"directories": directories, "ephemeral": False, "ttl": {"spans": "48h"}}}
 
 
-def opensearch(url: str) -> dict[str, Any]:
-    """A backend on a server of its own, one shard for each index as it is one node."""
+def opensearch(url: str, prefix: str) -> dict[str, Any]:
+    """A backend on a server of its own, whose indices begin with a prefix; one shard for each, as it is one node."""
     one = {"shards": 1, "replicas": 0}
-    return {"opensearch": {"server_urls": [url], "indices": {"spans": one, "services": one}}}
+    return {"opensearch": {"server_urls": [url], "indices": {"index_prefix": prefix, "spans": one, "services": one}}}
 
 
 def jaeger_config(backend: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,9 +151,10 @@ class Jaeger(OtlpReceiver):
         self.url = f"http://{LOOPBACK}:{self.query}"
         pages = {"assets_path": str(binary(build.JAEGER).parent / "ui")}
         query = {"http": {"endpoint": f"{LOOPBACK}:{self.query}"}, "grpc": {"endpoint": f"{LOOPBACK}:{self.query_grpc}"}, "ui": pages}
+        untraced = {"enable_tracing": False}  # itself: else it sends to port 4317, whoever listens there, and takes 10 s to stop
         ports = {
             "receivers": otlp_at(self.grpc, self.http),
-            "extensions": {"healthcheckv2": {"http": {"endpoint": f"{LOOPBACK}:{self.health}"}}, "jaeger_query": query},
+            "extensions": {"healthcheckv2": {"http": {"endpoint": f"{LOOPBACK}:{self.health}"}}, "jaeger_query": query | untraced},
             "service": {"telemetry": {"metrics": metrics_at(self.metrics)}},
         }
         super().__init__([config or jaeger_config(backend or MEMORY), *more], ports, folder, environment)

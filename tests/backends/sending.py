@@ -57,17 +57,10 @@ def sent(span: ReadableSpan) -> Facts:
     return span.name, parent, span.start_time or 0, span.end_time or 0, attributes
 
 
-def without_lists(facts: Facts) -> Facts:
-    """As Jaeger's Badger and OpenSearch backends keep it: a list is the text of it in JSON."""
-    *rest, attributes = facts
-    as_text = {key: json.dumps(value, separators=(",", ":")) for key, value in attributes.items() if isinstance(value, list)}
-    return (*rest, attributes | as_text)
-
-
 def in_microseconds(facts: Facts) -> Facts:
-    """As OpenSearch keeps it besides: times are cut to microseconds."""
-    name, parent, start, end, attributes = without_lists(facts)
-    return name, parent, start // 1000 * 1000, end // 1000 * 1000, attributes
+    """As OpenSearch keeps it: start and duration are cut to microseconds."""
+    name, parent, start, end, attributes = facts
+    return name, parent, start // 1000 * 1000, (start // 1000 + (end - start) // 1000) * 1000, attributes
 
 
 def _value(given: Mapping[str, Any]) -> Any:
@@ -81,10 +74,11 @@ def _value(given: Mapping[str, Any]) -> Any:
 def received(span: Mapping[str, Any]) -> Facts:
     """The same of a span in OTLP JSON."""
     attributes = {each["key"]: _value(each["value"]) for each in span.get("attributes", ())}
-    return (
-        span["name"],
-        span.get("parentSpanId", ""),
-        int(span["startTimeUnixNano"]),
-        int(span["endTimeUnixNano"]),
-        attributes,
-    )
+    return span["name"], span.get("parentSpanId", ""), int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"]), attributes
+
+
+def from_disk(span: Mapping[str, Any]) -> Facts:
+    """As `received`, from Badger or OpenSearch: a list is there as its text in JSON."""
+    *rest, attributes = received(span)
+    lists = {key: json.loads(value) for key, value in attributes.items() if isinstance(value, str) and value.startswith("[")}
+    return (*rest, attributes | lists)
