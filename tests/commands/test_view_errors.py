@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import email.utils
-import ipaddress
 import socket
 import ssl
 import time
@@ -15,6 +13,7 @@ import pytest
 import traces
 from otlpserver import Answer, Server, serving
 
+import certificates
 from loadspan.commands import main
 from loadspan.errors import UserError
 from loadspan.report import delivery, upload
@@ -177,37 +176,8 @@ def test_credentials_of_the_address_are_sent_and_not_printed(server: Server, cap
     assert "pass" not in out + err
 
 
-@pytest.fixture
-def certificate() -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody signed but itself, and its key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loadspan test")])
-    now = dt.datetime.now(dt.timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    Path("cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    Path("key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    return Path("cert.pem"), Path("key.pem")
-
-
-def test_a_certificate_is_verified(
-    certificate: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_certificate_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = certificates.write(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     with serving(context) as server:
@@ -215,7 +185,7 @@ def test_a_certificate_is_verified(
         wrong = f"loadspan view: {server.url}: its certificate is not trusted: self-signed certificate. Check the host name; SSL_CERT_FILE"
         assert capsys.readouterr().err.replace("self signed", "self-signed").startswith(wrong)
         assert server.posts == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0].absolute()))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
         assert look(server) == 0
         assert [span["name"] for span in server.spans()] == ["load model"]
         capsys.readouterr()
