@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LOADSPAN_BACKENDS", "~/.cache/loadspan-backends")).expanduser()
 USER_INTERFACE = "github.com/tonistiigi/jaeger-ui-rest"
+COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 STRIPPED = ("-trimpath", "-ldflags=-s -w", "-o")
 OFFLINE = (
     *("dial tcp", "no such host", "i/o timeout", "TLS handshake timeout", "proxyconnect", "connection refused", "403 Forbidden"),
@@ -115,7 +116,7 @@ def make_opensearch(folder: Path) -> None:
     jars = folder / "lib"
     with tempfile.TemporaryDirectory() as work:
         shutil.copytree(HERE / "opensearch", work, dirs_exist_ok=True)
-        call(["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={jars}"], Path(work))
+        call(["mvn", "-q", "-B", COPY_DEPENDENCIES, f"-DoutputDirectory={jars}"], Path(work))
         call(["javac", "-cp", f"{jars}/*", "-d", folder, "Main.java"], Path(work))
 
 
