@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import loadspan
-from backends.fleet import fleet
 from backends.process import until
 from backends.programs import Collector, Jaeger, opensearch, spans_of
+from backends.ranks import fleet
 from backends.sending import from_disk
 
 if TYPE_CHECKING:
