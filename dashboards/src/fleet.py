@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 PROCESS = (SERVICE, NODE)
 MODELS = (SERVICE, NODE, MODEL)
+DONE = (*MODELS, 'error_type=""')
 FAILED = (*MODELS, 'error_type!=""')
-ESTIMATE = "Percentiles are estimated inside a bucket; the mean is exact."
+ESTIMATE = "Of loads that succeeded; percentiles are estimated inside a bucket."
 OPEN = "Open this load"
 REST = "&var-jaeger_service=${jaeger_service}&${__url_time_range}"
 FOUND = (
@@ -64,7 +65,7 @@ def overview() -> list[dashboard.Panel]:
             "Median load",
             "s",
             f"Half of the loads took longer. {ESTIMATE} When it rises, look for the stage that rose below.",
-            instant(quantile(0.5, LOAD, MODELS)),
+            instant(quantile(0.5, LOAD, DONE)),
             look=small,
         ),
         panel(
@@ -72,7 +73,7 @@ def overview() -> list[dashboard.Panel]:
             "95th percentile",
             "s",
             f"One load of twenty took longer. {ESTIMATE} When it is far above the median, compare nodes and storage below.",
-            instant(quantile(0.95, LOAD, MODELS)),
+            instant(quantile(0.95, LOAD, DONE)),
             look=small,
         ),
         panel(
@@ -94,7 +95,7 @@ def overview() -> list[dashboard.Panel]:
         panel(
             "stat",
             "Bytes loaded",
-            "bytes",
+            "decbytes",
             "Bytes that entered loads. Far more than your models are large: something loads again and again.",
             instant(total(select(LOADED, *PROCESS))),
             look=small,
@@ -110,9 +111,9 @@ def over_time() -> list[dashboard.Panel]:
             "Load time",
             "s",
             f"Each point is about the window before it. {ESTIMATE} When a curve steps up, click an exemplar and read its trace.",
-            series(quantile(0.5, LOAD, MODELS, window=WINDOW), "median", exemplars=True),
-            series(quantile(0.95, LOAD, MODELS, window=WINDOW), "95th percentile", "B"),
-            series(mean(LOAD, MODELS, window=WINDOW), "mean", "C"),
+            series(quantile(0.5, LOAD, DONE, window=WINDOW), "median", exemplars=True),
+            series(quantile(0.95, LOAD, DONE, window=WINDOW), "95th percentile", "B"),
+            series(mean(LOAD, DONE, window=WINDOW), "mean", "C"),
         ),
         panel(
             "timeseries",
@@ -127,7 +128,7 @@ def over_time() -> list[dashboard.Panel]:
             "Distribution of load time",
             "s",
             "Two bands are two populations: cold and warm, near and far storage. Compare their nodes.",
-            heat(total(select(f"{LOAD}_bucket", *MODELS), "le", INTERVAL)),
+            heat(total(select(f"{LOAD}_bucket", *DONE), "le", INTERVAL)),
             look=Look(span=6, interval="1m"),
         ),
     ]
@@ -137,18 +138,19 @@ def by(label: str, title: str, heading: str, advice: str) -> dashboard.Panel:
     """Tabulate loads by one label."""
     node = label.startswith("$")
     key, named = ("node", by_node) if node else (label, str)
-    value = {"Value #A": "Loads", "Value #B": "Median", "Value #C": "95th percentile", "Value #D": "Mean"}
+    value = {"Value #A": "Loads", "Value #B": "Median", "Value #C": "95th percentile", "Value #D": "Mean", "Value #E": "Failed"}
     return panel(
         "table",
         title,
         "s",
         f"{ESTIMATE} {advice}",
         table(named(total(select(f"{LOAD}_count", *MODELS), label)), "A"),
-        table(named(quantile(0.5, LOAD, MODELS, label)), "B"),
-        table(named(quantile(0.95, LOAD, MODELS, label)), "C"),
-        table(named(mean(LOAD, MODELS, label)), "D"),
+        table(named(quantile(0.5, LOAD, DONE, label)), "B"),
+        table(named(quantile(0.95, LOAD, DONE, label)), "C"),
+        table(named(mean(LOAD, DONE, label)), "D"),
+        table(named(total(select(f"{LOAD}_count", *FAILED), label)), "E"),
         look=Look(
-            overrides=(Override("Loads", unit="short"),),
+            overrides=(Override("Loads", unit="short"), Override("Failed", unit="short")),
             transformations=(*joined({key: heading, **value}, key), sorted_by("95th percentile")),
         ),
     )
@@ -199,7 +201,7 @@ def slowest() -> list[dashboard.Panel]:
             "s",
             "The last load of each process, slowest first; without traces. One node or rank that leads: see Machines.",
             table(by_node(f"topk(20, {slow})")),
-            look=Look(transformations=(*only(names), sorted_by("Last load"))),
+            look=Look(overrides=(Override("Rank", unit="string"),), transformations=(*only(names), sorted_by("Last load"))),
         ),
     ]
 

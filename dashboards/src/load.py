@@ -41,6 +41,7 @@ MACHINE = (
     "loadspan.link.degraded",
     "loadspan.numa.relation",
 )
+DONE = (SERVICE, 'error_type=""')
 EVIDENCE = ("coverage", "cpu_time", "blocked_time", "io.storage_read", "cache.evicted", "memory.limit.hits", "device.name", "loader")
 THIS = 'trace:id = "${traceId}"'
 SPANS = {"operationName": "Span", "startTime": "Start", "duration": "Duration", "tags": "Attributes", "serviceTags": "Resource"}
@@ -146,8 +147,8 @@ def usual() -> list[dashboard.Panel]:
             "s",
             "Mean of the loads in the window before each point. When it steps up, click an exemplar on either side "
             "of the step and compare the two.",
-            series(mean(LOAD, (SERVICE,), window=WINDOW), "mean"),
-            series(quantile(0.95, LOAD, (SERVICE,), window=WINDOW), "95th percentile", "B", exemplars=True),
+            series(mean(LOAD, DONE, window=WINDOW), "mean"),
+            series(quantile(0.95, LOAD, DONE, window=WINDOW), "95th percentile", "B", exemplars=True),
             look=Look(span=8),
         ),
     ]

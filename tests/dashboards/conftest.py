@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,14 @@ import pytest
 from boards import ROOT
 
 from backends.process import free_ports
-from backends.programs import Collector
+from backends.programs import Collector, Jaeger, badger
 from backends.stores import Prometheus
 from loadspan import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from opentelemetry.util.types import AnyValue
 
 GB = 10**9
 GATEWAY: dict[str, Any] = {
@@ -61,3 +64,30 @@ def load(fast: Any, slow: Any) -> None:
     narrow = {names.LINK_BANDWIDTH: 7.9e9, names.LINK_DEGRADED: True}
     slow.load("base", 48.0, 20 * GB, "network", **{names.RANK: 1, names.CACHE_RESIDENCY: 0.0, **link, **narrow})
     slow.load("base", 2.0, GB, "network", "OSError")
+
+
+@pytest.fixture(scope="session")
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jaeger, str]]:
+    """A real Jaeger with one load, slow, degraded and failed, and its trace id."""
+    exporters = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter", reason="the OTLP exporter is not installed")
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.trace import StatusCode, format_trace_id
+
+    folder = tmp_path_factory.mktemp("jaeger")
+    with Jaeger(folder, backend=badger(folder)) as started:  # of its stores the one in memory does not know error=true
+        provider = TracerProvider(resource=Resource({"service.name": "boards"}))
+        provider.add_span_processor(SimpleSpanProcessor(exporters.OTLPSpanExporter(f"http://127.0.0.1:{started.http}/v1/traces")))
+        tracer = provider.get_tracer(names.SCOPE)
+        with tracer.start_as_current_span(names.LOAD_SPAN) as load:
+            far: dict[str, AnyValue] = {names.STAGE: names.TO_DEVICE, names.LINK_DEGRADED: True, names.NUMA_RELATION: "remote"}
+            with tracer.start_as_current_span(names.TO_DEVICE, attributes=far):
+                time.sleep(1.1)
+            load.set_attribute(names.LINK_DEGRADED, value=True)
+            load.set_attribute(names.NUMA_RELATION, "remote")
+            load.set_status(StatusCode.ERROR, "it failed")
+        provider.shutdown()
+        trace_id = format_trace_id(load.get_span_context().trace_id)
+        started.await_trace(trace_id, 2)
+        yield started, trace_id

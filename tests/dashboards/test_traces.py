@@ -9,46 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from boards import Query, asked, filled, variables
 
-from backends.programs import Jaeger, badger
-from loadspan import names
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from opentelemetry.util.types import AnyValue
-
-SERVICE = "boards"
-
-
-@pytest.fixture(scope="module")
-def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jaeger, str]]:
-    exporters = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter", reason="the OTLP exporter is not installed")
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.trace import StatusCode, format_trace_id
-
-    folder = tmp_path_factory.mktemp("jaeger")
-    with Jaeger(folder, backend=badger(folder)) as started:  # of its stores the one in memory does not know error=true
-        provider = TracerProvider(resource=Resource({"service.name": SERVICE}))
-        provider.add_span_processor(SimpleSpanProcessor(exporters.OTLPSpanExporter(f"http://127.0.0.1:{started.http}/v1/traces")))
-        tracer = provider.get_tracer(names.SCOPE)
-        with tracer.start_as_current_span(names.LOAD_SPAN) as load:
-            far: dict[str, AnyValue] = {names.STAGE: names.TO_DEVICE, names.LINK_DEGRADED: True, names.NUMA_RELATION: "remote"}
-            with tracer.start_as_current_span(names.TO_DEVICE, attributes=far):
-                time.sleep(1.1)
-            load.set_attribute(names.LINK_DEGRADED, value=True)
-            load.set_attribute(names.NUMA_RELATION, "remote")
-            load.set_status(StatusCode.ERROR, "it failed")
-        provider.shutdown()
-        trace_id = format_trace_id(load.get_span_context().trace_id)
-        started.await_trace(trace_id, 2)
-        yield started, trace_id
+    from backends.programs import Jaeger
 
 
 def found(query: Query, jaeger: Jaeger, trace_id: str) -> list[dict[str, Any]]:
     """The traces that Grafana's source gets: by id, or by the parameters it makes of a search."""
-    values = {"traceId": trace_id, "jaeger_service": SERVICE, "shortest": "1s"}
+    values = {"traceId": trace_id, "jaeger_service": "boards", "shortest": "1s"}
     target = {key: filled(value, values) if isinstance(value, str) and key != "refId" else value for key, value in query.target.items()}
     if "queryType" not in target:
         answer = jaeger.ask(f"/api/traces/{target['query']}")
