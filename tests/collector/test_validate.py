@@ -24,6 +24,7 @@ COLLECTOR = (
     ("gateway.yaml", "storage/remote-write.yaml"),
     ("gateway.yaml", "storage/scrape.yaml"),
     ("gateway.yaml", "storage/tempo.yaml", "storage/remote-write.yaml"),
+    ("gateway.yaml", "traces-only.yaml"),
     ("replay.yaml",),
 )
 JAEGER = (
