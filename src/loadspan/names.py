@@ -78,6 +78,13 @@ THROUGHPUT: Final = _attribute(
 )
 BUSY_TIME: Final = _attribute("loadspan.busy_time", "double", "s", "tallied stage", "sum of the seconds inside the calls")
 OPERATION_COUNT: Final = _attribute("loadspan.operation.count", "int", "{call}", "tallied stage", "calls")
+OPERATION_EXTENT: Final = _attribute(
+    "loadspan.operation.extent",
+    "double",
+    "s",
+    "tallied stage",
+    "seconds from the start of the first call to the end of the last; the span lasts as long as the calls had the load to themselves",
+)
 CONCURRENCY: Final = _attribute("loadspan.concurrency", "int", "{call}", "tallied stage", "most calls at once")
 SLOWEST: Final = _attribute("loadspan.slowest", "string[]", "", "tallied stage", "up to five `name size seconds`")
 DEFERRED: Final = _attribute(

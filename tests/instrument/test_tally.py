@@ -30,7 +30,7 @@ def only(load: Tree, name: str) -> Tree:
     return found[0]
 
 
-def test_a_hundred_fine_calls_are_one_span_from_the_first_start_to_the_last_end(spans: Spans) -> None:
+def test_a_hundred_fine_calls_are_one_span_as_long_as_they_took(spans: Spans) -> None:
     with loadspan.load("model"):
         rest(0.005)
         for _ in range(100):
@@ -45,10 +45,38 @@ def test_a_hundred_fine_calls_are_one_span_from_the_first_start_to_the_last_end(
     assert attributes["loadspan.size"] == 100_000
     assert attributes["loadspan.concurrency"] == 1
     assert 0.01 <= attributes["loadspan.busy_time"] <= tally["duration"]
+    assert tally["duration"] == pytest.approx(load["attributes"]["loadspan.partition.read"], abs=1e-6)
+    assert attributes["loadspan.operation.extent"] >= tally["duration"]
     assert tally["start"] - load["start"] >= 5e6
     assert load["end"] - tally["end"] >= 5e6
     assert attributes["loadspan.throughput"] == pytest.approx(100_000 / attributes["loadspan.busy_time"])
     assert attributes["thread.name"] == "MainThread"
+
+
+def test_calls_that_take_turns_are_drawn_beside_each_other_and_none_has_the_time_of_the_other(spans: Spans) -> None:
+    with loadspan.load("model"):
+        for _ in range(20):
+            fine(spans.recorder, "read", 1000, seconds=0.002)
+            fine(spans.recorder, "decrypt", 1000, seconds=0.001)
+            rest(0.0005)
+    load = spans.load()
+    read, decrypt = only(load, "read"), only(load, "decrypt")
+    for span, seconds in ((read, 0.04), (decrypt, 0.02)):
+        assert span["duration"] == pytest.approx(load["attributes"][f"loadspan.partition.{span['name']}"], abs=1e-6)
+        assert span["attributes"]["loadspan.operation.extent"] >= 0.06
+        assert span["attributes"]["loadspan.busy_time"] >= seconds
+    assert read["end"] < decrypt["start"]
+    assert decrypt["end"] <= load["end"]
+
+
+def test_reads_inside_decryption_are_drawn_as_long_as_they_took_of_it(spans: Spans) -> None:
+    with loadspan.load("model"), loadspan.stage("decrypt"):
+        for _ in range(10):
+            fine(spans.recorder, "read", 1000, seconds=0.001)
+            rest(0.003)
+    load = spans.load()
+    read, decrypt = only(load, "read"), only(load, "decrypt")
+    assert decrypt["duration"] - read["duration"] == pytest.approx(load["attributes"]["loadspan.partition.decrypt"], abs=1e-5)
 
 
 def test_calls_of_unknown_size_have_no_size_and_no_throughput(spans: Spans) -> None:

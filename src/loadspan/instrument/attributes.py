@@ -106,6 +106,7 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
         names.STAGE: tally.name,
         names.OPERATION_COUNT: tally.count,
         names.BUSY_TIME: tally.busy / 1e9,
+        names.OPERATION_EXTENT: (tally.last - tally.first) / 1e9,
     }
     if not tally.joint or len(tally.threads) == 1:
         found[names.CONCURRENCY] = max(1, tally.concurrency)

@@ -163,8 +163,8 @@ class Loads(Times):
             if load.explicit:
                 self.settle_gap(load, end)
             end = max(end, load.partition.last)
+            self.flush_tallies(load, load)  # while the partition knows what was whose
             load.partition.finish(end)
-            self.flush_tallies(load, load)
             for read in load.later:
                 safely(read, load)
             if load.muted:
@@ -389,7 +389,8 @@ class Loads(Times):
         if tally.size:
             self.moved(load, tally.name, tally.size, tally.parent)
         parent = load.handle if tally.parent is None else tally.parent.handle
-        handle = (parent or load.handle).child(tally.name, load.epoch(tally.first))
+        parent = parent or load.handle
         found = attributes.of_tally(tally, full_paths=self.settings.full_paths)
-        self.show(load, handle, load.epoch(tally.last), found, tally.error)
+        start, end = parent.place(load.epoch(tally.first), load.epoch(tally.last), tally.own_time())
+        self.show(load, parent.child(tally.name, start), end, found, tally.error)
         tally.reset()

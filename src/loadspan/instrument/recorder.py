@@ -193,6 +193,7 @@ class Recorder(Quick):
         with load.lock:
             self.leave(load, call.nodes or tally.nodes, now)
             if call.nodes is not None:
+                tally.exclusive += call.nodes[0].exclusive
                 self.settle(load, call.nodes, tally.name)
             if load.closed:
                 return 0

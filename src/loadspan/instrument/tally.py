@@ -39,6 +39,7 @@ class Tally:
         "destinations",
         "entered",
         "error",
+        "exclusive",
         "first",
         "joint",
         "last",
@@ -88,6 +89,8 @@ class Tally:
         self.quick = 0
         """Nanoseconds in quick calls that the partition was not told of yet."""
         self.deferred = False
+        self.exclusive = 0
+        """Nanoseconds that its nodes which are settled had for themselves, less those that spans have told of."""
         self.bursts: tuple[Burst, ...] = ()
         """Calls that are counted by others and collected from time to time."""
         self.reset()
@@ -132,6 +135,12 @@ class Tally:
     def knows(self, row: Target | None, path: str | None) -> bool:
         """Whether a call of this target, about this file, in this thread is like one that was described."""
         return self.row is row and threading.get_ident() in self.threads and (path is None or path in self.paths)
+
+    def own_time(self) -> int:
+        """Nanoseconds that the partition of its load gave to its calls since this was last asked."""
+        given = self.nodes[0].exclusive + self.exclusive if self.nodes else 0
+        self.exclusive -= given
+        return given
 
     def so_far(self) -> int:
         """Bytes, those of bursts that go on included."""

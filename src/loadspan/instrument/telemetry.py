@@ -35,6 +35,8 @@ _GAP = 2
 
 _MICROSECOND = 1000
 
+_APART = (_GAP + 1) * _MICROSECOND
+
 _PROPAGATOR = TraceContextTextMapPropagator()
 _CARRIED = ("traceparent", "tracestate")
 """What a launcher writes into the environment of a process; in small letters too, as some engines do."""
@@ -136,7 +138,20 @@ def current_span_id() -> int:
 class SpanHandle:
     """A span to be: started at the first need, with the time at which its work began."""
 
-    __slots__ = ("_attributes", "_context", "_ends", "_links", "_lock", "_name", "_parent", "_span", "_start", "_starts", "_telemetry")
+    __slots__ = (
+        "_attributes",
+        "_context",
+        "_ends",
+        "_links",
+        "_lock",
+        "_name",
+        "_parent",
+        "_placed",
+        "_span",
+        "_start",
+        "_starts",
+        "_telemetry",
+    )
 
     def __init__(
         self,
@@ -158,8 +173,28 @@ class SpanHandle:
         self._links = links
         self._span: Span | None = None
         self._lock = threading.Lock()
+        self._placed: list[tuple[int, int]] = []
+        """Begin and end of children that stand for many calls."""
         self._starts: set[int] = set()
         self._ends: set[int] = set()
+
+    def place(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """
+        Begin and end of a child that stands for many calls: as long as they had the load to themselves, beside what was placed before.
+
+        Over the whole of *first* to *last* it would cover the calls of others in between, and whoever adds up spans would blame it for
+        their time. It begins with its first call and ends before its last one does; where there is no room, over what is there.
+        """
+        length = max(1, min(length, last - first))
+        with self._lock:
+            begin = first
+            for start, end in sorted(self._placed):
+                if start < begin + length and begin < end:
+                    begin = end + _APART
+            if begin + length > last:
+                begin = first
+            self._placed.append((begin, begin + length))
+        return begin, begin + length
 
     def child(self, name: str, start: int) -> SpanHandle:
         """A handle for a stage below this span."""
