@@ -1,7 +1,7 @@
 """
 A program that loads models: python loads.py OTLP_HTTP_ENDPOINT PASSES.
 
-It sends its traces to the endpoint, and prints what its own metrics say: the sums that the Collector has to find in the spans.
+It sends its traces and metrics to the endpoint, and prints what its own metrics say: the sums that the Collector has to find in the spans.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import sys
 import time
 
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -53,7 +54,8 @@ def main(endpoint: str, passes: int) -> None:
     """Load a few times and print the metrics."""
     resource = Resource.create({"service.name": "trainer"})
     reader = InMemoryMetricReader()
-    traces, meters = TracerProvider(resource=resource), MeterProvider([reader], resource=resource)
+    sender = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics"))
+    traces, meters = TracerProvider(resource=resource), MeterProvider([reader, sender], resource=resource)
     traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))
     loadspan.LoadspanInstrumentor().instrument(tracer_provider=traces, meter_provider=meters)
     for _ in range(passes):
@@ -72,6 +74,7 @@ def main(endpoint: str, passes: int) -> None:
             value = point.sum if hasattr(point, "sum") else point.value
             found.append([metric.name, dict(point.attributes), value, getattr(point, "count", 1)])
     json.dump(found, sys.stdout)
+    meters.shutdown()
 
 
 if __name__ == "__main__":

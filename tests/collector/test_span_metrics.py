@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from shipped import CONFIGURATIONS, demo, send
+from shipped import CONFIGURATIONS, demo, send, series_of
 
-from backends.process import get, until
+from backends.process import free_ports, get, until
 from loadspan import metric_names, names
 
 if TYPE_CHECKING:
@@ -79,6 +80,23 @@ def test_a_program_that_sends_traces_alone_gives_the_same_sums(here: Machine) ->
     models = sums(series, "loadspan_span_load_last_duration_seconds", "loadspan_model_name")
     assert models == pytest.approx(sums(said, "loadspan.load.last_duration", names.MODEL_NAME))
     assert ("broken",) not in models  # it gave no duration of a load that succeeded
+
+
+def test_a_programs_own_metrics_come_through_agent_and_gateway_with_the_machine_they_are_of(here: Machine) -> None:
+    (port,) = free_ports(1)
+    jaeger = here.jaeger()
+    gateway = here.gateway(jaeger, CONFIGURATIONS / "storage" / "scrape.yaml", PROGRAM_METRICS_PORT=str(port))
+    measured = own(here, here.agent(gateway.grpc).http)
+    said = [(name, attributes, value) for name, attributes, value, _ in measured]
+
+    def series() -> list[tuple[str, dict[str, str], float]]:
+        return series_of(get(f"http://127.0.0.1:{port}/metrics").decode())
+
+    until(lambda: sum(sums(series(), "loadspan_load_count_total").values()) >= LOADS, "the program's own metrics", 60, 0.3)
+    came = sums(series(), "loadspan_stage_duration_seconds_sum", "loadspan_stage")
+    assert came == pytest.approx(sums(said, "loadspan.stage.duration", names.STAGE))
+    machines = {(labels["service_name"], labels["host_name"]) for name, labels, _ in series() if name.startswith("loadspan_")}
+    assert machines == {("trainer", platform.node())}
 
 
 def test_metrics_of_spans_may_have_the_names_of_the_programs_own(here: Machine) -> None:
