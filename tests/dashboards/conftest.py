@@ -16,6 +16,7 @@ from loadspan import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from opentelemetry.util.types import AnyValue
 
@@ -30,30 +31,54 @@ SCRAPE = ROOT.parent / "collector" / "storage" / "scrape.yaml"
 """The part of the shipped Collector configuration that offers programs' metrics to a Prometheus."""
 
 
-@pytest.fixture(scope="session", params=["scraped", "collected"])
+@pytest.fixture(scope="session", params=["scraped", "collected", "pushed"])
 def prometheus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Its metrics came from the processes themselves, or through a real Collector: their names differ a little."""
+    """Its metrics came from the processes, through a real Collector, or by OTLP as in compose.yaml: their names differ a little."""
     pytest.importorskip("opentelemetry.exporter.prometheus", reason="opentelemetry-exporter-prometheus is not installed")
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="opentelemetry-exporter-otlp is not installed")
     import fleet
 
-    processes = fleet.resource("a", "n1", "1"), fleet.resource("b", "n2", "2")
-    folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as running:
-        if request.param == "scraped":
-            served = [running.enter_context(fleet.scraped(process)) for process in processes]
-            (fast, slow), targets = [loading for loading, _ in served], [target for _, target in served]
-        else:
-            [port] = free_ports(1)
-            environment = {"PROGRAM_METRICS_PORT": str(port)}
-            collector = running.enter_context(Collector(GATEWAY, folder / "collector", SCRAPE, environment=environment))
-            fast, slow = [running.enter_context(fleet.sent(process, collector.http)) for process in processes]
-            targets = [f"127.0.0.1:{port}"]
-        started = running.enter_context(Prometheus(folder / "prometheus", targets))
+        routes = {"scraped": fleet_scraped, "collected": fleet_collected, "pushed": fleet_pushed}
+        processes = [fleet.resource("a", "n1", "1"), fleet.resource("b", "n2", "2")]
+        started, fast, slow = routes[request.param](running, tmp_path_factory.mktemp(request.param), processes)
         started.await_series("loadspan_load_count_total == 0", 2)
         load(fast, slow)
         started.await_series("loadspan_load_count_total == 2", 2)
         yield started
+
+
+Fleet = tuple[Prometheus, Any, Any]
+
+
+def fleet_scraped(running: ExitStack, folder: Path, processes: list[dict[str, str]]) -> Fleet:
+    """Start two processes and a Prometheus that scrapes them."""
+    import fleet
+
+    [(fast, first), (slow, second)] = [running.enter_context(fleet.scraped(process)) for process in processes]
+    return running.enter_context(Prometheus(folder, [first, second])), fast, slow
+
+
+def fleet_collected(running: ExitStack, folder: Path, processes: list[dict[str, str]]) -> Fleet:
+    """Start two processes, a Collector that they send to, and a Prometheus that scrapes it."""
+    import fleet
+
+    [port] = free_ports(1)
+    environment = {"PROGRAM_METRICS_PORT": str(port)}
+    collector = running.enter_context(Collector(GATEWAY, folder / "collector", SCRAPE, environment=environment))
+    endpoint = f"http://127.0.0.1:{collector.http}/v1/metrics"
+    fast, slow = [running.enter_context(fleet.sent(process, endpoint)) for process in processes]
+    return running.enter_context(Prometheus(folder / "prometheus", [f"127.0.0.1:{port}"])), fast, slow
+
+
+def fleet_pushed(running: ExitStack, folder: Path, processes: list[dict[str, str]]) -> Fleet:
+    """Start two processes and a Prometheus 3 that they send to."""
+    import fleet
+    from prometheus3 import Prometheus3
+
+    started = running.enter_context(Prometheus3(folder))
+    fast, slow = [running.enter_context(fleet.sent(process, started.otlp)) for process in processes]
+    return started, fast, slow
 
 
 def load(fast: Any, slow: Any) -> None:

@@ -78,9 +78,9 @@ def scraped(attributes: dict[str, str]) -> Iterator[tuple[Loading, str]]:
 
 
 @contextmanager
-def sent(attributes: dict[str, str], port: int) -> Iterator[Loading]:
+def sent(attributes: dict[str, str], endpoint: str) -> Iterator[Loading]:
     """A process that sends its metrics by OTLP."""
-    exporter = OTLPMetricExporter(f"http://127.0.0.1:{port}/v1/metrics")
+    exporter = OTLPMetricExporter(endpoint)
     loading = Loading(PeriodicExportingMetricReader(exporter, export_interval_millis=500), attributes)
     yield loading
     loading.provider.shutdown()

@@ -184,3 +184,21 @@ def test_provisioned_sources_are_of_the_kinds_the_boards_choose_from_and_link_to
     told = dict(leaves(sources))
     assert {value for path, value in told.items() if path.endswith("datasourceUid")} <= {source["uid"] for source in sources}
     assert {target for value in told.values() for target in re.findall(r"/d/([\w-]+)", str(value))} <= set(BOARDS)
+
+
+def test_what_links_to_the_boards_names_boards_and_variables_that_exist() -> None:
+    config = json.loads((ROOT.parent / "collector" / "jaeger" / "ui-config.json").read_text())
+    linked = [value for _, value in leaves(config) if isinstance(value, str) and "/d/" in value]
+    linked += [value for board in BOARDS for _, value in leaves(BOARDS[board]) if isinstance(value, str) and "/d/" in value]
+    assert linked
+    for url in linked:
+        [board] = re.findall(r"/d/([\w-]+)", url)
+        named = set(re.findall(r"[?&]var-(\w+)=", url)) | set(re.findall(r"\$\{(\w+):queryparam\}", url))
+        assert named <= {variable["name"] for variable in BOARDS[board]["templating"]["list"]}, url
+
+
+def test_the_shipped_prometheus_makes_labels_of_what_the_boards_tell_apart() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    config = yaml.safe_load((ROOT.parent / "collector" / "prometheus" / "prometheus.yaml").read_text())
+    needed = {"service.name", "service.version", "service.instance.id", "host.name", "k8s.node.name", "k8s.job.name"}
+    assert needed <= set(config["otlp"]["promote_resource_attributes"])
