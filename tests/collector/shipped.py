@@ -44,24 +44,24 @@ class Machine:
         process.start()
         return process
 
-    def jaeger(self, **environment: str) -> Jaeger:
+    def jaeger(self, name: str = "jaeger", **environment: str) -> Jaeger:
         """Jaeger as one process, on disk."""
-        settings = {"JAEGER_DIRECTORY": str(self.folder / "jaeger" / "data")} | environment
+        settings = {"JAEGER_DIRECTORY": str(self.folder / name / "data")} | environment
         settings.setdefault("JAEGER_UI_CONFIG", str(CONFIGURATIONS / "jaeger" / "ui-config.json"))
         config = CONFIGURATIONS / "jaeger" / "all-in-one.yaml"
-        return self.started(Jaeger(self.folder / "jaeger", config=config, environment=settings))
+        return self.started(Jaeger(self.folder / name, config=config, environment=settings))
 
     def gateway(self, jaeger: Jaeger, *more: Path | Mapping[str, Any], **environment: str) -> Collector:
         """A gateway that sends to *jaeger*."""
-        settings = {"QUEUE_DIRECTORY": str(self.folder / "gateway" / "queue"), "JAEGER_ENDPOINT": f"127.0.0.1:{jaeger.grpc}"}
+        folder = self.folder / environment.get("INSTANCE", "gateway")
+        settings = {"QUEUE_DIRECTORY": str(folder / "queue"), "JAEGER_ENDPOINT": f"127.0.0.1:{jaeger.grpc}"}
         settings |= {"SPAN_METRICS_PORT": str(self.span_metrics), "DECISION_WAIT": "1s"} | environment
-        config = CONFIGURATIONS / "gateway.yaml"
-        return self.started(Collector(config, self.folder / "gateway", *more, environment=settings))
+        return self.started(Collector(CONFIGURATIONS / "gateway.yaml", folder, *more, environment=settings))
 
-    def agent(self, gateway_port: int) -> Collector:
+    def agent(self, gateway_port: int, *more: Path | Mapping[str, Any]) -> Collector:
         """An agent that sends to the gateway at a port."""
         settings = {"QUEUE_DIRECTORY": str(self.folder / "agent" / "queue"), "GATEWAY_PORT": str(gateway_port)}
-        return self.started(Collector(CONFIGURATIONS / "agent.yaml", self.folder / "agent", environment=settings))
+        return self.started(Collector(CONFIGURATIONS / "agent.yaml", self.folder / "agent", *more, environment=settings))
 
     def series(self) -> list[tuple[str, dict[str, str], float]]:
         """What the gateway makes of spans, as Prometheus would scrape it."""

@@ -8,12 +8,12 @@ import time
 import urllib.error
 from typing import TYPE_CHECKING, Any
 
-from shipped import arrived, demo, send, sent, traces_of
+from shipped import arrived, demo, plain, send, sent, traces_of
 
 from backends.process import free_ports, until
 
 if TYPE_CHECKING:
-    from shipped import Machine
+    from shipped import Found, Machine
 
 FOREIGN = "opentelemetry.instrumentation.http"
 
@@ -88,6 +88,29 @@ def test_nothing_that_the_agent_accepted_is_lost_when_all_behind_it_and_it_itsel
     assert len(wanted) == 15 * 30
     found = arrived(jaeger, wanted)
     assert found == wanted
+
+
+def test_traces_are_shared_out_among_gateways_and_none_is_torn(here: Machine) -> None:
+    stores = [here.jaeger("first-jaeger"), here.jaeger("second-jaeger")]
+    ports = [str(port) for port in free_ports(2)]
+    gateways = [here.gateway(store, INSTANCE=f"gateway-{port}", SPAN_METRICS_PORT=port) for store, port in zip(stores, ports, strict=True)]
+    # This machine has one name, so the two are listed here, as DNS lists them elsewhere.
+    hosts = {"hostnames": [f"127.0.0.1:{gateway.grpc}" for gateway in gateways]}
+    agent = here.agent(gateways[0].grpc, {"exporters": {"load_balancing": {"resolver": {"dns": None, "static": hosts}}}})
+    requests = [request for number in range(1, 11) for request in demo(number)]
+    for request in requests:
+        send(agent.http, request)
+    wanted = sent(requests)
+
+    def stored() -> list[Found] | None:
+        found = [plain([message for trace in traces_of(wanted) if (message := store.trace(trace))]) for store in stores]
+        return found if sum(map(len, found)) >= len(wanted) else None
+
+    first, second = until(stored, "all spans in one Jaeger or the other", 60, 0.3)
+    assert first
+    assert second
+    assert set(traces_of(first)) & set(traces_of(second)) == set()
+    assert first | second == wanted
 
 
 def test_the_agent_says_so_when_its_queue_is_full(here: Machine) -> None:
