@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from shipped import CONFIGURATIONS, ROOT
+
+from backends.stores import promtool
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMPOSE = yaml.safe_load((CONFIGURATIONS / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -103,3 +108,22 @@ def test_grafana_is_given_what_it_is_to_show() -> None:
     urls = {source["uid"]: source["url"] for source in sources}
     assert urls["prometheus"] == "http://prometheus:9090"
     assert urls["jaeger"] == "http://jaeger:16686"
+
+
+def test_what_prometheus_is_told_it_takes(tmp_path: Path) -> None:
+    told = yaml.safe_load((CONFIGURATIONS / "prometheus" / "prometheus.yaml").read_text())
+    # Debian's Prometheus is 2.42, from before it took OTLP; the rest is the same.
+    assert set(told.pop("otlp")) == {"translation_strategy", "promote_resource_attributes"}
+    told["rule_files"] = [str(ROOT / "dashboards" / "rules" / "*.yaml")]
+    configuration = tmp_path / "prometheus.yaml"
+    configuration.write_text(yaml.safe_dump(told))
+    done = promtool("check", "config", configuration)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_makes_labels_of_what_the_boards_choose_by() -> None:
+    told = yaml.safe_load((CONFIGURATIONS / "prometheus" / "prometheus.yaml").read_text())
+    labels = {name.replace(".", "_") for name in told["otlp"]["promote_resource_attributes"]}
+    boards = "".join(path.read_text() for path in (ROOT / "dashboards" / "boards").glob("*.json"))
+    asked = set(re.findall(r"\b(?:service|host|k8s)_[a-z_]+\b", boards))
+    assert asked <= labels

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
 import urllib.parse
+import urllib.request
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from shipped import CONFIGURATIONS, demo, send, series_of
+from shipped import CONFIGURATIONS, demo, send, sent, series_of, traces_of
 
 from backends.process import free_ports, get, until
 from loadspan import metric_names, names
@@ -183,3 +185,18 @@ def test_every_stage_has_its_exclusive_seconds() -> None:
     for metric, stage in zip(made, stages, strict=True):
         assert f'"{names.partition(stage)}"' in metric["histogram"]["value"]
         assert metric["conditions"] == [f'span.attributes["{names.partition(stage)}"] != nil']
+
+
+def test_a_bucket_of_seconds_leads_to_a_trace(here: Machine) -> None:
+    gateway = here.gateway(here.jaeger())
+    for request in demo():
+        send(gateway.http, request)
+    open_metrics = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    page = urllib.request.Request(f"http://127.0.0.1:{here.span_metrics}/metrics", headers=open_metrics)
+
+    def linked() -> set[str]:
+        with urllib.request.urlopen(page, timeout=10) as answer:  # noqa: S310 -- loopback
+            lines = [line for line in answer.read().decode().splitlines() if line.startswith("traces_span_metrics_duration_seconds_bucket")]
+        return {found[1] for line in lines if 'span_name="load model"' in line and (found := re.search(r'trace_id="([0-9a-f]+)"', line))}
+
+    assert until(linked, "exemplars of loads", 60, 0.5) <= set(traces_of(sent(demo())))
