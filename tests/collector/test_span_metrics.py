@@ -102,11 +102,13 @@ def test_a_programs_own_metrics_come_through_agent_and_gateway_with_the_machine_
 
 
 def test_metrics_of_spans_may_have_the_names_of_the_programs_own(here: Machine) -> None:
-    gateway = here.gateway(here.jaeger(), CONFIGURATIONS / "traces-only.yaml")
+    gateway = here.gateway(here.jaeger(), CONFIGURATIONS / "traces-only.yaml", SERIES_BY="host.name")
+    agent = here.agent(gateway.grpc)
     for request in demo():
-        send(gateway.http, request)
+        send(agent.http, request)
     until(lambda: sum(sums(here.series(), "loadspan_load_count_total").values()) >= 4, "loads in the series", 60, 0.3)
     made = {name for name, _, _ in here.series() if name.startswith("loadspan_")}
+    assert {labels.get("host_name") for name, labels, _ in here.series() if name in made} == {platform.node()}
     suffixes = ("_bucket", "_sum", "_count")
     histograms = ("load_duration_seconds", "stage_duration_seconds", "stage_size_bytes", "stage_throughput_bytes_per_second")
     single = {"load_count_total", "load_size_bytes_total", "load_last_duration_seconds", "cache_residency_ratio"}
