@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Step: TypeAlias = "tuple[str, dict[str, object]]"
 """A transformation: its id and its options."""
 
+POINTS = 200
+"""Most points of a curve: each costs Prometheus as much as the one number of a table."""
+
 LEGEND: dict[str, object] = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
 LAST: dict[str, object] = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 ROWS: dict[str, object] = {"calcs": ["lastNotNull"], "fields": "", "values": True}
@@ -147,6 +150,8 @@ def panel(
     built = dashboard.Panel().type(kind).title(title).description(description).datasource(source)
     built = built.options({**OPTIONS[kind], **look.options}).span(look.span).height(look.height)
     built = built.field_config(model.FieldConfigSource(defaults=config, overrides=[item.build() for item in look.overrides]))
+    if kind in {"timeseries", "heatmap"}:
+        built = built.max_data_points(POINTS)
     for query in queries:
         built = built.with_target(query)
     for name, options in look.transformations:
