@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ def exporter(protocol: str, port: int) -> SpanExporter:
     return Http(endpoint=f"http://127.0.0.1:{port}/v1/traces")
 
 
+LARGE = 2**53 + 1
+"""An int64 that a double cannot hold: where JSON numbers are used in between it comes back changed."""
+
+
 @contextmanager
 def provider(protocol: str, port: int, **resource: str) -> Iterator[TracerProvider]:
     """A provider whose spans are all sent when the block ends; underscores in names of the resource are dots."""
@@ -42,6 +47,30 @@ def provider(protocol: str, port: int, **resource: str) -> Iterator[TracerProvid
         assert made.force_flush(60_000), "not all was sent"
     finally:
         made.shutdown()
+
+
+def load(of: TracerProvider, model: str = "tiny") -> list[ReadableSpan]:
+    """A load of half a second with two stages one after the other, its times made up; the load first."""
+    start = time.time_ns() // 1000 * 1000  # OpenSearch keeps no more
+    from opentelemetry import trace
+
+    tracer = of.get_tracer("loadspan")
+    root: Any = tracer.start_span("load model", start_time=start, attributes={"loadspan.model.name": model})
+    inside = trace.set_span_in_context(root)
+    spans = [root]
+    for name, begin, end in (("read", 10, 310), ("to_device", 320, 480)):
+        attributes: dict[str, Any] = {
+            "loadspan.stage": name,
+            "loadspan.size": LARGE,
+            "loadspan.throughput": 1.5e9,
+            "loadspan.deferred": False,
+        }
+        stage: Any = tracer.start_span(name, inside, attributes=attributes, start_time=start + begin * 1_000_000)
+        stage.set_attribute("loadspan.slowest", ("a.safetensors", "b.safetensors"))
+        stage.end(start + end * 1_000_000)
+        spans.append(stage)
+    root.end(start + 500 * 1_000_000)
+    return spans
 
 
 def hexadecimal(span: ReadableSpan) -> tuple[str, str]:

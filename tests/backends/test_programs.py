@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,43 +12,16 @@ from backends import build
 from backends.critical_path import critical_path, seconds_of_spans
 from backends.process import get, until
 from backends.programs import Collector, Jaeger, badger, opensearch, spans_of, validated
-from backends.sending import from_disk, hexadecimal, provider, received, sent
+from backends.sending import LARGE, from_disk, hexadecimal, load, provider, received, sent
 from backends.stores import OpenSearch, Prometheus, promtool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan
 
     from backends.sending import Facts
-
-LARGE = 2**53 + 1
-"""An int64 that a double cannot hold: where JSON numbers are used in between it comes back changed."""
-
-
-def load(of: TracerProvider, model: str = "tiny") -> list[ReadableSpan]:
-    """A load of half a second with two stages one after the other, its times made up; the load first."""
-    start = time.time_ns() // 1000 * 1000  # OpenSearch keeps no more
-    tracer = of.get_tracer("loadspan")
-    from opentelemetry import trace
-
-    root: Any = tracer.start_span("load model", start_time=start, attributes={"loadspan.model.name": model})
-    inside = trace.set_span_in_context(root)
-    spans = [root]
-    for name, begin, end in (("read", 10, 310), ("to_device", 320, 480)):
-        attributes: dict[str, Any] = {
-            "loadspan.stage": name,
-            "loadspan.size": LARGE,
-            "loadspan.throughput": 1.5e9,
-            "loadspan.deferred": False,
-        }
-        stage: Any = tracer.start_span(name, inside, attributes=attributes, start_time=start + begin * 1_000_000)
-        stage.set_attribute("loadspan.slowest", ("a.safetensors", "b.safetensors"))
-        stage.end(start + end * 1_000_000)
-        spans.append(stage)
-    root.end(start + 500 * 1_000_000)
-    return spans
 
 
 def assert_back(jaeger: Jaeger, spans: list[ReadableSpan], read: Callable[[Any], Facts] = received) -> None:
@@ -74,13 +46,6 @@ def test_jaeger_gives_back_what_was_sent(jaeger: Jaeger, protocol: str) -> None:
 def test_a_trace_that_was_never_sent_is_not_there(jaeger: Jaeger) -> None:
     assert jaeger.trace("0" * 31 + "1") is None
     assert jaeger.search("nobody") == []
-
-
-def test_jaeger_serves_the_real_pages(jaeger: Jaeger) -> None:
-    page = get(f"{jaeger.url}/trace/1").decode()
-    script = re.search(r'src="\./(static/index-[^"]+\.js)"', page)
-    assert script, page[:2000]
-    assert b"criticalPathForTrace" in get(f"{jaeger.url}/{script[1]}")
 
 
 def test_jaegers_own_critical_path_is_run_on_a_trace(jaeger: Jaeger) -> None:
