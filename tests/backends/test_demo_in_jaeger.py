@@ -95,4 +95,4 @@ def test_jaegers_own_critical_path_has_the_seconds_of_our_partition(demo: tuple[
         stages = {stage: load.attributes.get(names.partition(stage), 0.0) for stage in (*names.STAGES, names.OTHER)}
         found = {stage: seconds.get(names.LOAD_SPAN if stage == names.OTHER else stage, 0.0) for stage in stages}
         assert load.duration is not None
-        assert found == pytest.approx(stages, abs=0.01 * load.duration), load.model
+        assert found == pytest.approx(stages, abs=0.01 * load.duration), load.attributes

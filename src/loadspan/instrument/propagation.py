@@ -1,8 +1,8 @@
 """
-The open frame goes with work that is handed to other threads.
+The open frame goes with work that is handed to other threads and processes.
 
-Threads and pool jobs take the frame of the code that started or submitted them. Nothing the host passes is changed: what is handed over is
-kept on the thread or work item and made known around it.
+Threads, pool jobs and processes take the frame of the code that started or submitted them. Nothing the host passes is changed: what is
+handed over is kept on the thread or work item and made known around it, or goes along with what multiprocessing tells a child anyway.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
-from loadspan.instrument import implicit
+from loadspan.guard import safely
+from loadspan.instrument import implicit, telemetry
 from loadspan.instrument.frames import current
 from loadspan.instrument.patching import Kind, Target
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HANDED = "_loadspan_handed"
+_TOLD = "loadspan"
 
 
 def _carry(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,6 +57,31 @@ def _deliver(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _tell_child(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Put the open load into what a child that is started anew is told; one that is not instrumented does not look at it."""
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        data = original(*args, **kwargs)
+        frame = current.get()
+        if frame is not None and not frame.load.closed:
+            data[_TOLD] = safely(lambda: telemetry.carrier(frame.load.handle))
+        return data
+
+    return wrapper
+
+
+def _be_told(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Loads of this child belong to the load in which it was started."""
+
+    @functools.wraps(original)
+    def wrapper(data: Any, *args: Any, **kwargs: Any) -> Any:
+        safely(lambda: telemetry.inherited.update(data.get(_TOLD) or {}))
+        return original(data, *args, **kwargs)
+
+    return wrapper
+
+
 ROWS = (
     Target(
         module="threading", attribute="Thread.start", kind=Kind.REPLACE, replace=_carry, why="a thread works for the load that started it"
@@ -79,5 +106,19 @@ ROWS = (
         kind=Kind.REPLACE,
         replace=_deliver,
         why="see `_WorkItem.__init__`",
+    ),
+    Target(
+        module="multiprocessing.spawn",
+        attribute="get_preparation_data",
+        kind=Kind.REPLACE,
+        replace=_tell_child,
+        why="a process that is spawned for a load works for it; one that is forked has its context anyway",
+    ),
+    Target(
+        module="multiprocessing.spawn",
+        attribute="prepare",
+        kind=Kind.REPLACE,
+        replace=_be_told,
+        why="see `get_preparation_data`: the child",
     ),
 )

@@ -35,6 +35,9 @@ _GAP = 2
 
 _MICROSECOND = 1000
 
+inherited: dict[str, str] = {}
+"""The same, of the process that spawned this one."""
+
 _APART = (_GAP + 1) * _MICROSECOND
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -121,8 +124,15 @@ def here() -> Context:
     context = otel_context.get_current()
     if trace.get_current_span(context).get_span_context().is_valid:
         return context
-    carrier = {key: value for key in _CARRIED if (value := os.environ.get(key) or os.environ.get(key.upper()))}
-    return _PROPAGATOR.extract(carrier, context) if carrier else context
+    told = inherited or {key: value for key in _CARRIED if (value := os.environ.get(key) or os.environ.get(key.upper()))}
+    return _PROPAGATOR.extract(told, context) if told else context
+
+
+def carrier(handle: SpanHandle) -> dict[str, str]:
+    """What another process has to be told for its loads to be below the span of *handle*."""
+    told: dict[str, str] = {}
+    _PROPAGATOR.inject(told, handle.context())
+    return told
 
 
 def no_parent() -> Context:
