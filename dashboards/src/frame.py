@@ -61,7 +61,7 @@ def labels(name: str, label: str, query: str, *, description: str, several: bool
     variable = variable.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.ALPHABETICAL_ASC)
     if not several:
         return variable
-    everything = model.VariableOption(text="All", value="$__all", selected=True)
+    everything = model.VariableOption(text=["All"], value=["$__all"], selected=True)
     return variable.multi(multi=True).include_all(include_all=True).all_value(".*").current(everything)
 
 
@@ -123,6 +123,8 @@ def traced() -> dashboard.QueryVariable:
 def text(built: dashboard.Dashboard) -> str:
     """Write a board as its file has it: panels numbered in their order, keys sorted."""
     made = built.build()
+    for each in made.links or []:
+        each.placement = None  # type: ignore[assignment] # the SDK would put them into a menu; None, it leaves out
     number = 0
     for item in made.panels or []:
         for one in (item, *(getattr(item, "panels", None) or [])):

@@ -128,7 +128,6 @@ class Look:
     options: dict[str, object] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
     transformations: tuple[Step, ...] = ()
-    links: tuple[tuple[str, str], ...] = ()
 
 
 def panel(
@@ -145,8 +144,6 @@ def panel(
         *(model.Threshold(value=v, color=c) for v, c in look.steps),
     ]
     config.thresholds = model.ThresholdsConfig(mode=model.ThresholdsMode.ABSOLUTE, steps=steps)
-    if look.links:
-        config.links = [link(title, url) for title, url in look.links]
     built = dashboard.Panel().type(kind).title(title).description(description).datasource(source)
     built = built.options({**OPTIONS[kind], **look.options}).span(look.span).height(look.height)
     built = built.field_config(model.FieldConfigSource(defaults=config, overrides=[item.build() for item in look.overrides]))
@@ -157,11 +154,6 @@ def panel(
     for name, options in look.transformations:
         built = built.with_transformation(model.DataTransformerConfig(id_val=name, options=options))
     return built.interval(look.interval) if look.interval else built
-
-
-def link(title: str, url: str) -> model.DashboardLink:
-    """Make a link of a value."""
-    return model.DashboardLink(title=title, url=url, type_val=model.DashboardLinkType.LINK, target_blank=False)
 
 
 def only(names: dict[str, str]) -> tuple[Step, ...]:

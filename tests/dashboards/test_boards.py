@@ -126,6 +126,7 @@ def test_a_board_can_be_linked_to_and_is_not_edited_by_hand(board: str) -> None:
     assert made["editable"] is False
     assert "__inputs" not in made
     assert [link["tags"] for link in made["links"]] == [["loadspan"]]
+    assert [link.get("placement") for link in made["links"]] == [None], "in sight, not in a menu"
     targets = {target for _, value in leaves(made) if isinstance(value, str) for target in re.findall(r"/d/([\w-]+)", value)}
     assert targets <= set(BOARDS)
 
