@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,3 +129,11 @@ def test_prometheus_makes_labels_of_what_the_boards_choose_by() -> None:
     boards = "".join(path.read_text() for path in (ROOT / "dashboards" / "boards").glob("*.json"))
     asked = set(re.findall(r"\b(?:service|host|k8s)_[a-z_]+\b", boards))
     assert asked <= labels
+
+
+def test_docker_compose_takes_it() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no docker compose")
+    done = subprocess.run([docker, "compose", "config", "--quiet"], cwd=CONFIGURATIONS, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
