@@ -137,3 +137,24 @@ def test_docker_compose_takes_it() -> None:
         pytest.skip("no docker compose")
     done = subprocess.run([docker, "compose", "config", "--quiet"], cwd=CONFIGURATIONS, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_jaeger_a_gateway_and_an_agent_run_beside_each_other_with_the_three_commands_of_the_readme() -> None:
+    commands = re.findall(
+        r"^((?:[A-Z_]+=\S+ )+)(?:jaeger|otelcol-contrib) --config (\S+) &$", (CONFIGURATIONS / "README.md").read_text(), re.MULTILINE
+    )
+    assert [file for _, file in commands] == ["jaeger/all-in-one.yaml", "gateway.yaml", "agent.yaml"]
+    ports: list[str] = []
+    for told, file in commands:
+        given = dict(pair.split("=") for pair in told.split())
+        defaults = {name: default[2:] for name, default in VARIABLE.findall((CONFIGURATIONS / file).read_text())}
+        listening = {name: port for name, port in (defaults | given).items() if name.endswith("_PORT") and name != "GATEWAY_PORT"}
+        ports += listening.values()
+    assert len(ports) == len(set(ports)) == 15
+
+
+def test_health_is_asked_for_where_it_is() -> None:
+    asked = SERVICES["jaeger"]["healthcheck"]["test"][-1]
+    assert f"HEALTH_PORT:-{asked.split(':')[2].partition('/')[0]}" in (CONFIGURATIONS / "jaeger" / "all-in-one.yaml").read_text()
+    beside = SERVICES["collector-health"]["healthcheck"]["test"][-1]
+    assert f":{SERVICES['collector']['environment']['HEALTH_PORT']}/" in beside
