@@ -351,6 +351,7 @@ ADAPTER_NAME: Final = _attribute("loadspan.adapter.name", "string", "", "merge_l
 IMPLICIT: Final = _attribute(
     "loadspan.implicit", "boolean", "", "load", "true when no call declared the load: it was put together from stages"
 )
+INNER: Final = _attribute("loadspan.inner", "boolean", "", "load", "true for a load inside another of its process; absent otherwise")
 FOLDED: Final = _attribute("loadspan.folded.count", "int", "{load}", "load", "repetitions that this one span stands for")
 SPAN_LIMIT: Final = _attribute(
     "loadspan.span.folded", "int", "{call}", "load", "coarse calls tallied because the load had reached its span limit"

@@ -1,5 +1,5 @@
 """
-Builds the real programs that the tests of `tests/backends` start: `python tests/backends/build.py [NAME...]`.
+Builds the real programs that the tests start: `python tests/backends/build.py [NAME...]`.
 
 What is there already is kept: a program lies in `~/.cache/loadspan-backends/<hash of what pins it>/` (another folder: LOADSPAN_BACKENDS).
 One line is printed for each program. Where Go, Java or the registry behind it is missing, that line says so, and the exit code stays 0:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 HERE = Path(__file__).resolve().parent
+DASHBOARDS = HERE.parent / "dashboards"
 CACHE = Path(os.environ.get("LOADSPAN_BACKENDS", "~/.cache/loadspan-backends")).expanduser()
 USER_INTERFACE = "github.com/tonistiigi/jaeger-ui-rest"
 COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -128,12 +129,36 @@ def make_prometheus(folder: Path) -> None:
         package.unlink()
 
 
+def make_prometheus3(folder: Path) -> None:
+    """The Prometheus of compose.yaml, which takes OTLP; without its pages, and without service discoveries, of which tests need none."""
+    tags = ["-tags", "remove_all_sd"]
+    go(["build", *tags, *STRIPPED, folder / "prometheus", "github.com/prometheus/prometheus/cmd/prometheus"], DASHBOARDS / "prometheus3")
+
+
+def make_grafana(folder: Path) -> None:
+    """Grafana's own library for frames, transformations and units, as pinned; scripts of packages are not run."""
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(DASHBOARDS / "grafana" / name, folder)
+    # React 19 is what one of its dependencies asks for; nothing here draws.
+    call(["npm", "ci", "--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund"], folder)
+
+
 JAEGER = Program("jaeger", ("jaeger/go.mod", "jaeger/go.sum"), "jaeger", make_jaeger)
 _COLLECTOR = ("go.mod", "go.sum", "manifest.yaml", "distribution/go.mod", "distribution/go.sum")
 COLLECTOR = Program("otelcol", tuple(f"collector/{name}" for name in _COLLECTOR), "otelcol", make_collector)
 OPENSEARCH = Program("opensearch", ("opensearch/pom.xml", "opensearch/Main.java"), "Main.class", make_opensearch)
 PROMETHEUS = Program("prometheus", (), "usr/bin/prometheus", make_prometheus)
-PROGRAMS = (PROMETHEUS, JAEGER, COLLECTOR, OPENSEARCH)
+_IN_DASHBOARDS = "../dashboards"
+PROMETHEUS3 = Program(
+    "prometheus3", (f"{_IN_DASHBOARDS}/prometheus3/go.mod", f"{_IN_DASHBOARDS}/prometheus3/go.sum"), "prometheus", make_prometheus3
+)
+GRAFANA = Program(
+    "grafana-data",
+    (f"{_IN_DASHBOARDS}/grafana/package.json", f"{_IN_DASHBOARDS}/grafana/package-lock.json"),
+    "node_modules/@grafana/data/package.json",
+    make_grafana,
+)
+PROGRAMS = (PROMETHEUS, JAEGER, COLLECTOR, OPENSEARCH, PROMETHEUS3, GRAFANA)
 
 
 def found(program: Program) -> Path | None:

@@ -1,5 +1,5 @@
 """
-Grafana's own library for frames, transformations, overrides and units, run by Node: `python tests/dashboards/grafana_data.py` installs it.
+Grafana's own library for frames, transformations, overrides and units, run by Node.
 
 It is what Grafana does between the answer of a data source and what a table shows. Grafana itself is in no registry here.
 """
@@ -9,32 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from backends import build
 
 HERE = Path(__file__).parent / "grafana"
-PINS = ("package.json", "package-lock.json")
-
-
-def make(folder: Path) -> None:
-    """Install what is pinned; scripts of packages are not run."""
-    for name in PINS:
-        shutil.copy(HERE / name, folder)
-    # React 19 is what one of its dependencies asks for; nothing here draws.
-    build.call(["npm", "ci", "--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund"], folder)
-
-
-LIBRARY = build.Program(
-    "grafana-data", tuple(f"../dashboards/grafana/{name}" for name in PINS), "node_modules/@grafana/data/package.json", make
-)
 
 
 def shown(asked: list[dict[str, Any]]) -> dict[str, Any]:
@@ -42,9 +24,9 @@ def shown(asked: list[dict[str, Any]]) -> dict[str, Any]:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    if not LIBRARY.path.exists():
-        pytest.skip("Grafana's library is not there: python tests/dashboards/grafana_data.py")
-    environment = {"NODE_PATH": str(LIBRARY.folder / "node_modules"), "TZ": "UTC"}
+    if not build.GRAFANA.path.exists():
+        pytest.skip("Grafana's library is not there: python tests/backends/build.py grafana-data")
+    environment = {"NODE_PATH": str(build.GRAFANA.folder / "node_modules"), "TZ": "UTC"}
     done = subprocess.run([node, HERE / "shown.cjs"], input=json.dumps(asked), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -90,8 +72,3 @@ def of_trace(trace: dict[str, Any]) -> dict[str, Any]:
         field("tags", [span["tags"] for span in spans], "other"),
     ]
     return {"refId": "A", "fields": fields}
-
-
-if __name__ == "__main__":
-    build.CACHE.mkdir(parents=True, exist_ok=True)
-    sys.exit(0 if build.build(LIBRARY) else 1)
