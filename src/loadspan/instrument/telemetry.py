@@ -60,10 +60,12 @@ writers: list[Writer] = []
 
 def valid(value: Any) -> Any:
     """
-    An attribute's *value* as UTF-8 can carry it.
+    An attribute's *value* as UTF-8 can carry it, seconds to the nanosecond.
 
     File names may be bytes that are no text. One such value, and the OTLP exporters fail on all the spans of a batch.
     """
+    if isinstance(value, float):
+        return round(value, 9)  # 0.000825471000000022 is what a difference of floats looks like to who reads it in a back end
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
     return tuple(map(valid, value)) if isinstance(value, tuple) else value
