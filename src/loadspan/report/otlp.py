@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from sys import intern
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loadspan.model import Value
+
+TRACE_ID = re.compile(r"(?!0{32})[0-9a-fA-F]{32}")
+SPAN_ID = re.compile(r"(?!0{16})[0-9a-fA-F]{16}")
+"""Ids that a server takes; a reader is content with less."""
 
 _INT64 = 1 << 63
 _STATUS_ERROR = (2, "2", "STATUS_CODE_ERROR")

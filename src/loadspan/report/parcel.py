@@ -8,13 +8,12 @@ only those that no server could take (no id, no time) are left out, and counted.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.report import tracefile, tree
-from loadspan.report.otlp import spans_in
+from loadspan.report.otlp import SPAN_ID, TRACE_ID, spans_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,8 +26,6 @@ MOST_BYTES = 1 << 20
 """Before compression. Collectors refuse 20 MiB and gRPC 4 MiB; a span of a load is some kB."""
 
 _LARGEST_FILE = 64 << 20  # of one OTLP JSON object, which has to be read whole
-_TRACE_ID = re.compile(r"(?!0{32})[0-9a-fA-F]{32}")
-_SPAN_ID = re.compile(r"(?!0{16})[0-9a-fA-F]{16}")
 _SERVICE_NAME = "service.name"
 
 
@@ -175,7 +172,7 @@ def _is_sendable(span: Any) -> bool:
     if not isinstance(span, dict) or not isinstance(span.get("name"), str):
         return False
     parent = span.get("parentSpanId") or None
-    ids = ((_TRACE_ID, span.get("traceId")), (_SPAN_ID, span.get("spanId")), *([(_SPAN_ID, parent)] if parent else []))
+    ids = ((TRACE_ID, span.get("traceId")), (SPAN_ID, span.get("spanId")), *([(SPAN_ID, parent)] if parent else []))
     if not all(isinstance(text, str) and pattern.fullmatch(text) for pattern, text in ids):
         return False
     try:

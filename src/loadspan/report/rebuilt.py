@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.model import Load
 from loadspan.report import timeline
+from loadspan.report.otlp import SPAN_ID, TRACE_ID
 from loadspan.report.tree import LAST_SEEN
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ KILLED = "killed"
 UNFINISHED = "unfinished"
 """Name of a span that is known from its children alone."""
 
-_TRACE_ID = re.compile(r"(?!0{32})[0-9a-fA-F]{32}")
-_ID = re.compile(r"(?!0{16})[0-9a-fA-F]{16}")
-
 
 def spans_of(load: Load, written: set[str]) -> list[dict[str, Any]]:
     """
@@ -40,7 +38,7 @@ def spans_of(load: Load, written: set[str]) -> list[dict[str, Any]]:
         load: a load whose process is gone. One inside of it that never ended either is asked for by itself.
         written: ids of all spans of its trace that there are, in lower case.
     """
-    if not _TRACE_ID.fullmatch(load.trace_id) or not _ID.fullmatch(load.span_id) or load.span_id.lower() in written:
+    if not TRACE_ID.fullmatch(load.trace_id) or not SPAN_ID.fullmatch(load.span_id) or load.span_id.lower() in written:
         return []
     return list(_missing(load, load.trace_id, written))
 
@@ -64,7 +62,7 @@ def _missing(load: Load, trace_id: str, written: set[str]) -> Iterator[dict[str,
     here = {load.span_id, *(span.span_id for span in load.walk())}
     for child in load.children:
         parent = child.parent_id
-        if child.end is not None and parent and parent not in here and parent.lower() not in written and _ID.fullmatch(parent):
+        if child.end is not None and parent and parent not in here and parent.lower() not in written and SPAN_ID.fullmatch(parent):
             lost[parent].append(child)
     running = [child for child in load.children if child.end is None and not isinstance(child, Load)]
     for span in running:
@@ -94,7 +92,7 @@ def _span(
     name: str, trace_id: str, span_id: str, parent: str | None, times: tuple[int, int], attributes: Mapping[str, Value], message: str
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"traceId": trace_id, "spanId": span_id, "name": name, "kind": 1}
-    if parent is not None and _ID.fullmatch(parent):
+    if parent is not None and SPAN_ID.fullmatch(parent):
         found["parentSpanId"] = parent
     start, end = times
     found |= {"startTimeUnixNano": str(start), "endTimeUnixNano": str(max(start, end))}
