@@ -62,10 +62,6 @@ def overview() -> list[dashboard.Panel]:
     ]
 
 
-STAGE_READ = 'loadspan_stage="read"'
-STAGE_COPY = 'loadspan_stage="to_device"'
-
-
 def storage() -> list[dashboard.Panel]:
     """Show storage and cache by machine."""
     names = {"node": "Node", "loadspan_storage_kind": "Storage", "Value #A": "Loads", "Value #B": "Read"}

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 from shipped import Machine
 
-from backends.process import Process
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -20,5 +18,4 @@ def here(tmp_path: Path) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     yield machine
     for process in machine.processes:
-        assert isinstance(process, Process)
         process.kill()

@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import loadspan
-from loadspan import names
 
 
 def load(model: str, size: int) -> None:
@@ -62,8 +61,7 @@ def main(endpoint: str, passes: int) -> None:
         load("base", 20 << 20)
         load("other", 3 << 20)
         fail()
-        if hasattr(names, "INNER"):  # what tells a load inside another from one inside a request
-            nest()
+        nest()
         traces.force_flush()
     loadspan.LoadspanInstrumentor().uninstrument()
     traces.shutdown()

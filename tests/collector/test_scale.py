@@ -61,7 +61,8 @@ def expected(servers: int) -> list[str]:
     daily = servers * (a["loads of a base model a day"] * base + a["LoRA switches a day"] * m["spans of a load: a LoRA switched"])
     starting = a["minutes in which all servers start after a release"] * 60
     gateway = m["CPU microseconds of a span: gateway, with metrics of spans"] / 1e6
-    by_service, by_process = m["series that a gateway makes of spans: the demo, by service"], 5
+    by_service = m["series that a gateway makes of spans: the demo, by service"]
+    by_process = m["series that a gateway makes of spans: the demo, by service ... and by process"]
     return [
         short(daily),
         sized(daily * m["bytes of a span in OTLP, batched"]),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from shipped import Machine
 
 PASSES = 2
-LOADS = PASSES * (4 if hasattr(names, "INNER") else 3)
+LOADS = PASSES * 4
+"""Of the program in `loads.py`; the one inside another is not counted."""
 
 
 def sums(found: Iterable[tuple[str, dict[str, Any], float]], name: str, *labels: str) -> dict[tuple[str, ...], float]:
