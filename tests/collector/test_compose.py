@@ -123,12 +123,12 @@ def test_what_prometheus_is_told_it_takes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_makes_labels_of_what_the_boards_choose_by() -> None:
+def test_prometheus_makes_labels_of_what_boards_and_alerts_choose_by() -> None:
     told = yaml.safe_load((CONFIGURATIONS / "prometheus" / "prometheus.yaml").read_text())
     labels = {name.replace(".", "_") for name in told["otlp"]["promote_resource_attributes"]}
-    boards = "".join(path.read_text() for path in (ROOT / "dashboards" / "boards").glob("*.json"))
-    asked = set(re.findall(r"\b(?:service|host|k8s)_[a-z_]+\b", boards))
-    assert asked <= labels
+    asking = [*(ROOT / "dashboards" / "boards").glob("*.json"), ROOT / "dashboards" / "rules" / "loadspan.yaml"]
+    asked = {label for path in asking for label in re.findall(r"\b(?:service|host|k8s)_[a-z_]+\b", path.read_text())}
+    assert {"service_name", "host_name", "k8s_job_name"} <= asked <= labels
 
 
 def test_docker_compose_takes_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from shipped import CONFIGURATIONS, ROOT
@@ -32,13 +33,12 @@ def container(kind: str, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize(("file", "manifest"), MANIFESTS, ids=[f"{file} {manifest['kind']}" for file, manifest in MANIFESTS])
 def test_a_manifest_is_what_kubernetes_takes(file: str, manifest: dict[str, Any], version: str) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     if manifest["kind"] == "Instrumentation":
         assert manifest["apiVersion"] == "opentelemetry.io/v1alpha1", file
         assert set(manifest["spec"]) <= {"exporter", "propagators", "sampler", "resource", "env", "python", "defaults"}, file
         assert set(manifest["spec"]["python"]) <= {"image", "env", "resourceRequirements", "volumeSizeLimit"}, file
         return
-    validate.validate(manifest, version, strict=True)
+    kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_the_kustomization_lists_files_under_its_own_folder() -> None:

@@ -6,8 +6,15 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import fleet
 import pytest
 from boards import ROOT
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import StatusCode, format_trace_id
+from prometheus3 import Prometheus3
 
 from backends.process import free_ports
 from backends.programs import Collector, Jaeger, badger
@@ -34,10 +41,6 @@ SCRAPE = ROOT.parent / "collector" / "storage" / "scrape.yaml"
 @pytest.fixture(scope="session", params=["scraped", "collected", "pushed"])
 def prometheus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Its metrics came from the processes, through a real Collector, or by OTLP as in compose.yaml: their names differ a little."""
-    pytest.importorskip("opentelemetry.exporter.prometheus", reason="opentelemetry-exporter-prometheus is not installed")
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="opentelemetry-exporter-otlp is not installed")
-    import fleet
-
     with ExitStack() as running:
         routes = {"scraped": fleet_scraped, "collected": fleet_collected, "pushed": fleet_pushed}
         processes = [fleet.resource("a", "n1", "1"), fleet.resource("b", "n2", "2")]
@@ -53,16 +56,12 @@ Fleet = tuple[Prometheus, Any, Any]
 
 def fleet_scraped(running: ExitStack, folder: Path, processes: list[dict[str, str]]) -> Fleet:
     """Start two processes and a Prometheus that scrapes them."""
-    import fleet
-
     [(fast, first), (slow, second)] = [running.enter_context(fleet.scraped(process)) for process in processes]
     return running.enter_context(Prometheus(folder, [first, second])), fast, slow
 
 
 def fleet_collected(running: ExitStack, folder: Path, processes: list[dict[str, str]]) -> Fleet:
     """Start two processes, a Collector that they send to, and a Prometheus that scrapes it."""
-    import fleet
-
     [port] = free_ports(1)
     environment = {"PROGRAM_METRICS_PORT": str(port)}
     collector = running.enter_context(Collector(GATEWAY, folder / "collector", SCRAPE, environment=environment))
@@ -73,9 +72,6 @@ def fleet_collected(running: ExitStack, folder: Path, processes: list[dict[str, 
 
 def fleet_pushed(running: ExitStack, folder: Path, processes: list[dict[str, str]]) -> Fleet:
     """Start two processes and a Prometheus 3 that they send to."""
-    import fleet
-    from prometheus3 import Prometheus3
-
     started = running.enter_context(Prometheus3(folder))
     fast, slow = [running.enter_context(fleet.sent(process, started.otlp)) for process in processes]
     return started, fast, slow
@@ -94,16 +90,10 @@ def load(fast: Any, slow: Any) -> None:
 @pytest.fixture(scope="session")
 def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jaeger, str]]:
     """A real Jaeger with one load, slow, degraded and failed, and its trace id."""
-    exporters = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter", reason="the OTLP exporter is not installed")
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.trace import StatusCode, format_trace_id
-
     folder = tmp_path_factory.mktemp("jaeger")
     with Jaeger(folder, backend=badger(folder)) as started:  # of its stores the one in memory does not know error=true
         provider = TracerProvider(resource=Resource({"service.name": "boards"}))
-        provider.add_span_processor(SimpleSpanProcessor(exporters.OTLPSpanExporter(f"http://127.0.0.1:{started.http}/v1/traces")))
+        provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"http://127.0.0.1:{started.http}/v1/traces")))
         tracer = provider.get_tracer(names.SCOPE)
         with tracer.start_as_current_span(names.LOAD_SPAN) as load:
             far: dict[str, AnyValue] = {names.STAGE: names.TO_DEVICE, names.LINK_DEGRADED: True, names.NUMA_RELATION: "remote"}

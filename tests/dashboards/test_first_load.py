@@ -77,7 +77,6 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started(tmp_path: Path, weights: Path) -> Iterator[tuple[Prometheus, list[Once]]]:
-    pytest.importorskip("opentelemetry.exporter.prometheus", reason="opentelemetry-exporter-prometheus is not installed")
     ports = free_ports(2)
     children = [Once(port, weights) for port in ports]
     try:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from boards import BOARDS, ROOT
 
 from backends.stores import promtool
-
-yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 
 RULES = ROOT / "rules" / "loadspan.yaml"
 TESTS = ROOT / "rules" / "tests" / "loadspan.yaml"
