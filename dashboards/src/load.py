@@ -196,26 +196,30 @@ def tempo() -> list[dashboard.Panel]:
             source=TEMPO,
             look=Look(span=24, overrides=(Override("loadspan.cache.residency", unit="percentunit"),)),
         ),
-        panel(
-            "timeseries",
-            "Throughput while it loaded",
-            "Bps",
-            "A point for each span that moved bytes; long stages are cut every few seconds. Flat and low: storage is throttled.",
-            traceql(f"{{ {THIS} && span.loadspan.throughput > 0 }} | select(span.loadspan.stage, span.loadspan.throughput)"),
-            source=TEMPO,
-            look=Look(
-                span=24,
-                custom={"drawStyle": "points", "pointSize": 8},
-                transformations=(
-                    ("filterFieldsByName", {"include": {"names": ["Start time", "loadspan.throughput"]}}),
-                    (
-                        "convertFieldType",
-                        {"fields": {}, "conversions": [{"targetField": "loadspan.throughput", "destinationType": "number"}]},
-                    ),
+        _throughput(),
+    ]
+
+
+def _throughput() -> dashboard.Panel:
+    return panel(
+        "timeseries",
+        "Throughput while it loaded",
+        "Bps",
+        "A point for each span that moved bytes; long stages are cut every few seconds. Flat and low: storage is throttled.",
+        traceql(f"{{ {THIS} && span.loadspan.throughput > 0 }} | select(span.loadspan.stage, span.loadspan.throughput)"),
+        source=TEMPO,
+        look=Look(
+            span=24,
+            custom={"drawStyle": "points", "pointSize": 8},
+            transformations=(
+                ("filterFieldsByName", {"include": {"names": ["Start time", "loadspan.throughput"]}}),
+                (
+                    "convertFieldType",
+                    {"fields": {}, "conversions": [{"targetField": "loadspan.throughput", "destinationType": "number"}]},
                 ),
             ),
         ),
-    ]
+    )
 
 
 def build() -> dashboard.Dashboard:

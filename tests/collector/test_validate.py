@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,12 +84,23 @@ def test_the_exporter_that_is_not_built_has_a_queue_on_disk_and_tries_for_hours(
     assert exporter["sending_queue"]["storage"] == "file_storage/queue"
 
 
-def test_the_images_are_of_the_version_that_is_tested() -> None:
-    manifest = yaml.safe_load((ROOT / "tests" / "backends" / "collector" / "manifest.yaml").read_text())
-    image = f"otel/opentelemetry-collector-contrib:{manifest['dist']['version']}"
+def test_images_are_of_the_version_that_is_tested_and_the_readme_says_which_are_not() -> None:
+    version = yaml.safe_load((ROOT / "tests" / "backends" / "collector" / "manifest.yaml").read_text())["dist"]["version"]
+    image = f"otel/opentelemetry-collector-contrib:{version}"
     compose = yaml.safe_load((CONFIGURATIONS / "compose.yaml").read_text())
-    assert compose["services"]["collector"]["image"] == image
+    images = {name: service["image"] for name, service in compose["services"].items()}
+    assert images["collector"] == image
     for name in ("agent.yaml", "gateway.yaml"):
         assert image in (CONFIGURATIONS / "kubernetes" / name).read_text()
     kustomization = yaml.safe_load((CONFIGURATIONS / "kustomization.yaml").read_text())
-    assert kustomization["images"][0]["newTag"] == manifest["dist"]["version"]
+    assert kustomization["images"][0]["newTag"] == version
+
+    module = re.search(
+        r"prometheus/prometheus v0\.(\d)(\d+)\.(\d+)", (ROOT / "tests" / "dashboards" / "prometheus3" / "go.mod").read_text()
+    )
+    assert module is not None
+    assert images["prometheus"] == f"prom/prometheus:v{'.'.join(str(int(part)) for part in module.groups())}"
+    told = (CONFIGURATIONS / "README.md").read_text()
+    for name, text in (("collector", "Collector"), ("prometheus", "2.42 and"), ("jaeger", "of Jaeger"), ("grafana", "Grafana")):
+        tag = images[name].rpartition(":")[2].removeprefix("v")
+        assert f"{text} {tag.rpartition('.')[0]}" in told, name

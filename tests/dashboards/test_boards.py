@@ -168,6 +168,11 @@ def test_a_traceql_query_names_attributes_that_spans_have(query: Query) -> None:
     assert set(re.findall(r"resource\.([a-z_0-9.]+)", text)) <= PLAIN
 
 
+def test_the_exclusive_seconds_of_a_load_are_asked_for_every_stage() -> None:
+    [query] = [query for query in QUERIES if query.panel["title"] == "Exclusive seconds"]
+    assert re.findall(r"partition\.([a-z_]+)", query.target["query"]) == [*names.STAGES, names.OTHER]
+
+
 @pytest.mark.parametrize("name", ["datasources/loadspan.yaml", "dashboards/loadspan.yaml", "tempo.yaml"])
 def test_provisioning_writes_its_dollars_twice(name: str) -> None:
     text = (ROOT / "provisioning" / name).read_text()
