@@ -7,7 +7,7 @@ Times are nanoseconds since the epoch, as OpenTelemetry writes them; sizes are b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from loadspan import names
 
@@ -105,3 +105,20 @@ class Load(Span):
         """Exclusive seconds per stage and `other`, in stage order; empty for a load that never ended."""
         found = {stage: self.number(names.partition(stage)) for stage in (*names.STAGES, names.OTHER)}
         return {stage: value for stage, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What to do about a load, and why."""
+
+    id: str
+    severity: Literal["major", "minor", "notice"]
+    """By the seconds: `major` and `minor` for a large or small share of the load, `notice` where they are not known."""
+    sentence: str
+    """Advice and its evidence."""
+    mechanism: str
+    """Why it costs time."""
+    evidence: tuple[tuple[str, Value], ...]
+    """Attributes of the load that it was concluded from, and their values."""
+    seconds: float | None = None
+    """Measured seconds at stake: the most that following the advice can save. None where that was not measured."""

@@ -276,6 +276,10 @@ PARTITION: Final = _attribute(
     "prefix: `loadspan.partition.<stage>` and `.other` are exclusive seconds and add up to the load",
 )
 COVERAGE: Final = _attribute("loadspan.coverage", "double", "1", "load", "1 - other / duration")
+FINDINGS: Final = _attribute("loadspan.findings", "string[]", "", "load", "ids of what should be done about it, the most seconds first")
+FINDING: Final = _attribute(
+    "loadspan.finding", "string", "", "load", "prefix: `loadspan.finding.<id>` is the advice in a sentence, with its evidence"
+)
 OTHER_FRAMES: Final = _attribute(
     "loadspan.other.frames", "string[]", "", "load", "what the loading thread ran in no stage, sampled: `function (file:line) share`"
 )
@@ -380,6 +384,11 @@ def curve_of_disk(device: str) -> str:
 def partition(stage: str) -> str:
     """Attribute that holds the exclusive seconds of *stage* (or of `other`) on the load."""
     return f"{PARTITION}.{stage}"
+
+
+def finding(known: str) -> str:
+    """Attribute that holds the advice of the finding with that id."""
+    return f"{FINDING}.{known}"
 
 
 TRACE_FILE: Final = "trace-{pid}.jsonl"

@@ -26,6 +26,16 @@ def binary(size: int) -> str:
     return f"{size >> 20} MiB" if size >= 1 << 20 and not size % (1 << 20) else f"{size / 1024:g} KiB"
 
 
+def share(value: float) -> str:
+    """A part of one as text: `42 %`."""
+    return f"{100 * value:.0f} %"
+
+
+def count(number: float) -> str:
+    """`1 200`: the space of the international system, which no language reads as a decimal point."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
 def throughput(value: float) -> str:
     """Bytes per second as text: `2.50 GB/s`."""
     return f"{size(value)}/s"

@@ -88,6 +88,14 @@ def test_a_load_says_what_the_machine_did(tmp_path: Path) -> None:
         "  to_device        ··················▐████████████    4.00 s  20.0 GB",
         "                   cuda:0  NVIDIA H100  1 200 copies, median 16.0 MB  pageable",
         "                   PCIe Gen4 x4 of Gen4 x16  link degraded  remote NUMA node",
+        "  ! cache-cold: Keep the weights in the page cache, or put them on faster",
+        "    storage: 42 % of the files were in the page cache before, 11.6 GB were read",
+        "    from storage for a load of 20.0 GB, and the loading thread slept for 6.00 s",
+        "    of 10.0 s, waiting for storage, a lock or a timer.",
+        "  ! cache-evicted: Leave the page cache room for the files, with a higher memory",
+        "    limit or less other memory: during the load 25 % of the biggest files were",
+        "    evicted from the page cache and 3.00 GB that had been evicted were read",
+        "    again, and the control group reached its limit of 16.0 GB 1 234 times.",
     ]
 
 

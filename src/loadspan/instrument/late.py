@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from loadspan.instrument.destination import Destination
     from loadspan.instrument.surroundings import Surroundings
 
+_LONG = 1_000_000_000  # nanoseconds: `findings.LONG`, without importing it
+
 
 def prepare() -> None:
     """Import what every load needs: the host is importing a library of seconds at this moment."""
@@ -75,6 +77,17 @@ def devices(destinations: Iterable[Destination]) -> dict[str, Any]:
     from loadspan.instrument import topology
 
     return topology.attributes(every)
+
+
+def findings(found: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    """Attributes that say what to do about a load from *start* to *end* with the attributes *found*: few loads that are short need them."""
+    if end - start < _LONG and found.get(names.LINK_DEGRADED) is not True:
+        return {}
+    from loadspan import findings
+    from loadspan.model import Load
+
+    load = Load(name=names.LOAD_SPAN, span_id="", parent_id=None, start=start, end=end, attributes=found, trace_id="", pid=None)
+    return findings.attributes(findings.find(load))
 
 
 def look(destination: Destination) -> None:

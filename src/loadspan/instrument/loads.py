@@ -175,6 +175,7 @@ class Loads(Times):
             found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
             seconds = (end - load.start) / 1e9
             found |= safely(load.surroundings.attributes, end, seconds, attributes.load_size(load.totals) or 0, at_end) or {}
+            found |= safely(late.findings, found, load.handle.start, load.epoch(end)) or {}
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())

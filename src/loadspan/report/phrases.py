@@ -50,13 +50,8 @@ def notes(load: Load, *, show_pid: bool) -> Iterator[str]:
         yield f"FAILED {(load.text(names.ERROR_TYPE) or '').rpartition('.')[2]}".rstrip()
 
 
-def count(number: float) -> str:
-    """1 200: the space of the international system, which no language reads as a decimal point."""
-    return f"{number:,.0f}".replace(",", " ")
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.0f} %"
+count = units.count
+_share = units.share
 
 
 def _worth(part: float | None, whole: float | None, share: float = _WORTH_SAYING) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loadspan import names, units
-from loadspan.report.text import BOLD, DIM, RED, Piece, cells, clean, join, left, right, wrap
+from loadspan.report.text import BOLD, DIM, RED, YELLOW, Piece, cells, clean, join, left, paragraph, right, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +77,8 @@ def lines(waterfall: Waterfall, look: Look) -> list[str]:
         inherited = below is not None and below.depth > row.depth and below.error == row.error
         lost = row.error is not None or (row.running and waterfall.died)
         found += _row(row, columns, look, lost=lost, error=None if inherited else row.error)
+    for known, sentence in waterfall.findings:
+        found += _finding(clean(known), clean(sentence), width)
     return [join(line, color=look.color) for line in found]
 
 
@@ -122,6 +124,15 @@ def _details(waterfall: Waterfall) -> list[Piece]:
     if waterfall.notes:
         pieces.append((f"({clean(', '.join(waterfall.notes))})", RED if waterfall.failure else DIM))
     return pieces
+
+
+def _finding(known: str, sentence: str, width: int) -> Iterator[list[Piece]]:
+    """`! cache-cold: Keep ...`, below the rows, where the eye ends up."""
+    first, *rest = paragraph(f"{known}: {sentence}", width - 4)
+    head = first[: len(known) + 1] if first.startswith(f"{known}:") else ""
+    yield [("  ! ", YELLOW), (head, BOLD), (first[len(head) :], "")]
+    for line in rest:
+        yield [("    ", ""), (line, "")]
 
 
 def _cells_of(row: Row) -> tuple[str, str, str]:

@@ -6,14 +6,18 @@ Model names, paths and messages come from strangers. `clean` is the one place th
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 Piece = tuple[str, str]
 """Text and its style: SGR parameters such as "1;31", or "" for none."""
 
-BOLD, DIM, RED, GREEN = "1", "2", "31", "32"
+BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
 _HARMLESS_SPACE = " "
+_FIXED_SPACE = "\xa0"
+_IN_NUMBER = re.compile(r"(?<=\d) (?=(?:%|[um]?s|min|h|[kMGT]?B(?:/s)?|\d{3})(?!\w))")
+"""The space in `1 234` and `6.00 s`."""
 
 
 def clean(text: str) -> str:
@@ -94,6 +98,19 @@ def wrap(pieces: list[Piece], width: int) -> list[list[Piece]]:
         else:
             lines.append([(fitted, style)])
             used = needed - 2
+    return lines
+
+
+def paragraph(text: str, width: int) -> list[str]:
+    """*text*, which is `clean`, broken between words, on as few lines of *width* columns as it needs; no line begins with a unit."""
+    lines = [""]
+    for part in _IN_NUMBER.sub(_FIXED_SPACE, text).split(" "):
+        word = cut(part.replace(_FIXED_SPACE, " "), width)
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cells(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
     return lines
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loadspan import names, units
-from loadspan.report import curve, phrases
+from loadspan.report import advice, curve, phrases
 from loadspan.report.row import Interval, Row
 from loadspan.report.tree import LAST_SEEN
 
@@ -44,6 +44,8 @@ class Waterfall:
     """Where it was last seen, for a load that never ended."""
     died: bool
     rows: tuple[Row, ...]
+    findings: tuple[tuple[str, str], ...] = ()
+    """What to do about it: id and sentence."""
 
 
 def waterfall(load: Load, *, running: bool = False, show_pid: bool = False) -> Waterfall:
@@ -74,6 +76,7 @@ def waterfall(load: Load, *, running: bool = False, show_pid: bool = False) -> W
         ending=_ending(load, end, running=running) if load.end is None else None,
         died=load.end is None and not running,
         rows=tuple(rows),
+        findings=advice.of_load(load),
     )
 
 
