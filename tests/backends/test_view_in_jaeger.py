@@ -16,6 +16,7 @@ import pytest
 
 from backends.process import get, until
 from backends.programs import Jaeger, spans_of
+from loadspan import names
 from loadspan.commands import main
 from loadspan.report.endpoint import Endpoint
 from loadspan.report.parcel import Parcel, Seen, pieces
@@ -147,8 +148,8 @@ def test_a_killed_load_is_one_tree_with_a_red_root_that_says_where(
         (load,) = found["loads"]
         assert load["killed"].startswith("killed in decrypt at 900 B after ")
         drawn = jaeger.as_drawn(load["trace_id"])
-        names = {span["spanID"]: span["operationName"] for span in drawn["spans"]}
-        parents = [(span["operationName"], *(names[above["spanID"]] for above in span["references"])) for span in drawn["spans"]]
+        operations = {span["spanID"]: span["operationName"] for span in drawn["spans"]}
+        parents = [(span["operationName"], *(operations[above["spanID"]] for above in span["references"])) for span in drawn["spans"]]
         assert sorted(parents) == [("decrypt", "load model"), ("load model",), ("read", "decrypt")]
         tags = {span["operationName"]: {tag["key"]: tag["value"] for tag in span["tags"]} for span in drawn["spans"]}
         assert {name: tag.get("error", False) for name, tag in tags.items()} == {"load model": True, "decrypt": True, "read": False}
@@ -159,7 +160,7 @@ def test_a_killed_load_is_one_tree_with_a_red_root_that_says_where(
 
 
 def test_many_traces_arrive_and_none_is_left_out(jaeger: Jaeger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (line,) = [line for line in (DEMO / "trace-22798.jsonl").read_text().splitlines() if '"load_state_dict"' in line][:1]
+    line = next(line for file in DEMO.glob("*.jsonl") for line in file.read_text().splitlines() if '"load_state_dict"' in line)
     ids = [f"{number:032x}" for number in range(1, 301)]
     (old,) = {span["traceId"] for span in spans_of(json.loads(line))}
     (tmp_path / "trace-1.jsonl").write_text("".join(line.replace(old, new) + "\n" for new in ids))
