@@ -36,7 +36,6 @@ def draw() -> None:
             picture(page, folder / "profile", DOCS / "jaeger.png", width=1400, height=660)
             stage = next(iter(load.stages))
             picture(f"{page}?uiFind={stage.span_id}", folder / "profile", DOCS / "jaeger-stage.png", width=1400, height=900)
-            jaeger.kill()
 
 
 if __name__ == "__main__":

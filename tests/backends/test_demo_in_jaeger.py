@@ -50,7 +50,6 @@ def demo(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.
         assert done.returncode == 0, done.stderr
         (run,) = (folder / "loadspan-runs").iterdir()
         yield jaeger, run
-        jaeger.kill()
 
 
 def written(run: Path) -> dict[str, list[RawSpan]]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from boards import BOARDS, TIMES, Query, asked, filled
+from fleet import TRACE
+from opentelemetry.trace import format_trace_id
 
 if TYPE_CHECKING:
     from backends.stores import Prometheus
 
 QUERIES = asked("prometheus")
-TRACE = "5b8aa5a2d2c872e8321cf37308d69df2"
 NODES = ("host_name", "k8s_node_name", "instance")
 
 
@@ -110,4 +111,4 @@ def test_where_metrics_are_sent_a_point_of_load_time_opens_a_trace(prometheus: P
     for query in with_exemplars:
         expression = filled(query.target["expr"], chosen(query.board, prometheus))
         found = prometheus.ask("query_exemplars", query=expression, start=now - 600, end=now)
-        assert {exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]} == {TRACE}
+        assert {exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]} == {format_trace_id(TRACE)}
