@@ -42,7 +42,18 @@ MACHINE = (
     "loadspan.numa.relation",
 )
 DONE = (SERVICE, 'error_type=""')
-EVIDENCE = ("coverage", "cpu_time", "blocked_time", "io.storage_read", "cache.evicted", "memory.limit.hits", "device.name", "loader")
+EVIDENCE = (
+    "findings",
+    "coverage",
+    "cpu_time",
+    "blocked_time",
+    "io.storage_read",
+    "cache.evicted",
+    "memory.limit.hits",
+    "device.name",
+    "loader",
+)
+FINDINGS = ("link-degraded", "numa-remote", "cache-cold", "cache-evicted", "memory-limit", "swap", "cpu-wait", "unexplained")
 THIS = 'trace:id = "${traceId}"'
 SPANS = {"operationName": "Span", "startTime": "Start", "duration": "Duration", "tags": "Attributes", "serviceTags": "Resource"}
 
@@ -102,6 +113,7 @@ def waterfall() -> list[dashboard.Panel]:
             "Facts of each span",
             "short",
             "Storage, cache, device, link and throughput, as attributes of the span they were measured in. "
+            "The first has the findings, as loadspan.finding: do what they say. "
             "A stage without throughput is lazy: its bytes arrive in a later one.",
             trace(),
             source=JAEGER,
@@ -159,6 +171,7 @@ def tempo() -> list[dashboard.Panel]:
     partition = ", ".join(f"span.loadspan.partition.{stage}" for stage in STAGES)
     machine = ", ".join(f"span.{name}" for name in MACHINE)
     evidence = ", ".join(f"span.loadspan.{name}" for name in EVIDENCE)
+    findings = ", ".join(f'span."loadspan.finding.{known}"' for known in FINDINGS)
     return [
         panel(
             "traces",
@@ -168,6 +181,16 @@ def tempo() -> list[dashboard.Panel]:
             traceql("${traceId}"),
             source=TEMPO,
             look=Look(span=24, height=16),
+        ),
+        panel(
+            "table",
+            "Findings",
+            "short",
+            "What to do about this load, each with its evidence; a column for each finding, none where nothing was found. "
+            "Loads of under a second have only that of a degraded link. Do what a sentence says, load again and compare.",
+            traceql(f'{{ {THIS} && span:name = "load model" }} | select({findings})'),
+            source=TEMPO,
+            look=Look(span=24, height=6, custom={"cellOptions": {"type": "auto", "wrapText": True}}),
         ),
         panel(
             "table",

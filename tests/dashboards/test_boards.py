@@ -14,7 +14,7 @@ import pytest
 import yaml
 from boards import BOARDS, QUERIES, ROOT, Query, asked, filled, panels, variables
 
-from loadspan import metric_names, names
+from loadspan import findings, metric_names, names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,8 +164,14 @@ def test_a_traceql_query_names_attributes_that_spans_have(query: Query) -> None:
     text = query.target["query"]
     assert text.count("{") == text.count("}")
     ours = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in (*names.STAGES, names.OTHER)}
-    assert set(re.findall(r"span\.([a-z_0-9.]+)", text)) <= ours
+    assert set(re.findall(r"\bspan\.([a-z_0-9.]+)", text)) <= ours
+    assert set(re.findall(r'span\."([^"]+)"', text)) <= {names.finding(rule.id) for rule in findings.RULES}
     assert set(re.findall(r"resource\.([a-z_0-9.]+)", text)) <= PLAIN
+
+
+def test_the_board_of_a_load_asks_for_every_finding() -> None:
+    asked_for = {name for query in QUERIES if query.kind == "tempo" for name in re.findall(r'span\."([^"]+)"', query.target["query"])}
+    assert asked_for == {names.finding(rule.id) for rule in findings.RULES}
 
 
 def test_the_exclusive_seconds_of_a_load_are_asked_for_every_stage() -> None:
