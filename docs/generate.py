@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from loadspan import commands, metric_names, names, variables
+from loadspan import commands, findings, metric_names, names, units, variables
 from loadspan.checkup import schema
 from loadspan.instrument import targets
 from loadspan.settings import Settings
@@ -50,6 +50,10 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def _code(name: str) -> str:
+    return f"`{name}`"
+
+
 def page() -> str:
     """The whole page."""
     rows: dict[str, list[str]] = {}
@@ -72,6 +76,16 @@ def page() -> str:
                 table(
                     ("attribute", "type", "unit", "on", "meaning"),
                     [(f"`{item.name}`", item.type, item.unit, item.on, item.meaning) for item in names.ATTRIBUTES],
+                ),
+                "## Findings",
+                (
+                    "What should be done about a load, told by its span (`loadspan.findings`) and below its waterfall, the most seconds "
+                    f"first. Only outermost loads have them; those of less than {units.seconds(findings.LONG)} only that of their link. "
+                    "A finding is not told where what it needs is absent."
+                ),
+                table(
+                    ("finding", "when", "why it costs time", "attributes"),
+                    [(f"`{rule.id}`", rule.when, rule.mechanism, ", ".join(map(_code, rule.needs + rule.uses))) for rule in findings.RULES],
                 ),
                 "## Metrics",
                 (

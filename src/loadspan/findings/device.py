@@ -54,6 +54,7 @@ def _node(load: Load, name: str) -> str | None:
 RULES = (
     Rule(
         id="link-degraded",
+        when="the link ran below what both ends support while bytes moved; loads of less than a second too",
         mechanism="A link that trained to fewer lanes or to a lower speed carries less, whatever the host and the device could do.",
         needs=(),
         uses=(
@@ -72,6 +73,8 @@ RULES = (
     ),
     Rule(
         id="numa-remote",
+        when="the loading thread may only use CPUs that are not those near the device, "
+        f"and to_device took at least {units.share(NOTABLE)} of the load",
         mechanism="Copies from memory of another NUMA node cross the link between the processors.",
         needs=(_TO_DEVICE,),
         uses=(names.NUMA_RELATION, names.THREAD_NUMA_NODE, names.DEVICE_NUMA_NODE),

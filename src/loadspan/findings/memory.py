@@ -69,6 +69,8 @@ def _swap(load: Load, _seconds: float, swapped: float, size: float) -> Told | No
 RULES = (
     Rule(
         id="cache-evicted",
+        when=f"the control group reached its limit, and at least {units.share(EVICTED)} of the biggest files were evicted, or that share "
+        "of the load's size had been evicted and was read again",
         mechanism="Cached pages of files count as memory of the control group; at its limit they are given up, and read again when needed.",
         needs=(names.MEMORY_LIMIT, names.MEMORY_LIMIT_HITS),
         uses=(names.CACHE_EVICTED, names.MEMORY_REFAULT, names.MEMORY_REFAULT_SCOPE, names.SIZE, names.CACHE_RESIDENCY),
@@ -76,6 +78,7 @@ RULES = (
     ),
     Rule(
         id="memory-limit",
+        when=f"the control group reached its limit, and some task in it waited for memory for at least {units.share(NOTABLE)} of the load",
         mechanism="At the limit of its control group a task waits until memory was taken from something else.",
         needs=(names.MEMORY_LIMIT, names.MEMORY_LIMIT_HITS, names.MEMORY_PRESSURE_TIME),
         uses=(names.PRESSURE_SCOPE,),
@@ -83,6 +86,7 @@ RULES = (
     ),
     Rule(
         id="swap",
+        when=f"at least {units.share(SWAPPED)} of the load's size were read back from swap",
         mechanism="Memory in swap is on disk, and comes back a page at a time.",
         needs=(names.SWAP_IN, names.SIZE),
         uses=(names.SWAP_SCOPE, names.SWAP_USAGE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadspan import names
+from loadspan import names, units
 from loadspan.findings.rule import NOTABLE, Rule, Told, part
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def _cpu_wait(_load: Load, seconds: float, waited: float) -> Told | None:
 RULES = (
     Rule(
         id="cpu-wait",
+        when=f"the loading thread was ready to run and waited for a CPU for at least {units.share(NOTABLE)} of the load",
         mechanism="A thread that is ready to run waits while others have the CPUs that it may use.",
         needs=(names.RUN_QUEUE_TIME,),
         check=_cpu_wait,

@@ -31,6 +31,8 @@ class Rule:
     """One thing that can be wrong with a load."""
 
     id: str
+    when: str
+    """What must be true."""
     mechanism: str
     """Why it costs time, in a sentence."""
     needs: tuple[str, ...]

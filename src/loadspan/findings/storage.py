@@ -31,6 +31,8 @@ def _cache_cold(_load: Load, seconds: float, cached: float, stored: float, size:
 RULES = (
     Rule(
         id="cache-cold",
+        when=f"at most {units.share(HALF_CACHED)} of the files were in the page cache, at least {units.share(HALF_READ)} of the load's "
+        f"size was read from storage, and the loading thread slept for at least {units.share(NOTABLE)} of the load",
         mechanism="What is not in the page cache is read from storage, which the loading thread waits for.",
         needs=(names.CACHE_RESIDENCY, names.IO_STORAGE_READ, names.SIZE, names.BLOCKED_TIME),
         check=_cache_cold,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadspan import names
+from loadspan import names, units
 from loadspan.findings.rule import Rule, Told, part
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def _unexplained(load: Load, seconds: float, coverage: float, other: float) -> T
 RULES = (
     Rule(
         id="unexplained",
+        when=f"stages cover less than {units.share(COVERED)} of the load, and it spent more than {units.seconds(LONG)} in none",
         mechanism="What runs in no known stage is the program's own work, or that of a library that loadspan does not know.",
         needs=(names.COVERAGE, _OTHER),
         uses=(names.OTHER_FRAMES,),
