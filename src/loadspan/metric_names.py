@@ -1,7 +1,7 @@
 """
 Every metric loadspan gives to the outside: name, instrument, unit, attributes, buckets and meaning; the documentation is made of them.
 
-Attributes are few and bounded: no path, tensor, load or device identifier is ever one. Each is absent where it is not known.
+Attributes are few and bounded: no path, tensor, load id or PCI address is ever one. Each is absent where it is not known.
 """
 
 from __future__ import annotations

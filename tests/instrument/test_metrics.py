@@ -364,7 +364,6 @@ import warnings
 warnings.simplefilter("ignore")
 with loadspan.load("parent"):
     pass
-told()
 spans.clear()
 read, write = os.pipe()
 if os.fork() == 0:
@@ -383,3 +382,21 @@ def test_a_forked_process_writes_series_of_its_own() -> None:
     found = child(FORKED, {})
     counts = {point.get("process.pid"): point["value"] for point in found["metrics"]["loadspan.load.count"]}
     assert counts[found["pid"]] == 1
+    models = {point["loadspan.model.name"] for point in found["metrics"]["loadspan.load.last_duration"] if "process.pid" in point}
+    assert models == {"child"}
+
+
+def test_what_was_seen_of_cache_and_link_is_told_of_the_last_load(measuring: Callable[..., Measured]) -> None:
+    measured = measuring()
+    found = {names.DEVICE_TYPE: "cuda", names.DEVICE_INDEX: 1, names.LINK_BANDWIDTH: 7.88e9, names.CACHE_RESIDENCY: 0.25}
+    for degraded in (False, True):
+        with loadspan.load("llama") as handle:
+            handle._frame.attributes.update(found | {names.LINK_DEGRADED: degraded})  # noqa: SLF001 - this machine has no such device
+    of_link = {names.DEVICE_TYPE: "cuda", names.DEVICE_INDEX: 1}
+    for metric, value, attributes in (
+        (metric_names.LINK_DEGRADED, 1, of_link),
+        (metric_names.LINK_BANDWIDTH, 7.88e9, of_link),
+        (metric_names.CACHE_RESIDENCY, 0.25, {names.MODEL_NAME: "llama"}),
+    ):
+        (point,) = measured.points(metric)
+        assert (point.value, dict(point.attributes)) == (value, attributes)

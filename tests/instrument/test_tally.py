@@ -377,8 +377,10 @@ def test_memory_of_five_thousand_coarse_calls_stays_under_two_megabytes(spans: S
             for module, state in zip(modules, states, strict=True):
                 module.load_state_dict(state)
             gc.collect()
-            used, _ = tracemalloc.get_traced_memory()
+            snapshot = tracemalloc.take_snapshot()
         finally:
             tracemalloc.stop()
-    assert used < 2 * MB
+    # On a busy machine calls of a millisecond get spans, and those are the test's own exporter's to keep.
+    kept = snapshot.filter_traces([tracemalloc.Filter(False, "*/opentelemetry/*")])
+    assert sum(trace.size for trace in kept.traces) < 2 * MB
     assert len(list(walk(spans.load()))) <= 500

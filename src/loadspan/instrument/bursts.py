@@ -58,6 +58,7 @@ class Burst:
         "_until",
         "_usage",
         "_waiting",
+        "begun",
     )
 
     def __init__(self, recorder: Recorder, tally: Tally | None, running: list[Any]) -> None:
@@ -69,6 +70,8 @@ class Burst:
         self._thread = get_ident()
         self._running = running
         self._until = self._last = 0
+        self.begun = 0
+        """When the call that runs now began."""
         self._joined = False
         """Whether the tally collects from this burst."""
         self._usage: Any = None
@@ -92,8 +95,8 @@ class Burst:
             and not self._load.closed
         )
 
-    def count(self, begun: int, size: int) -> None:
-        """Count a call that was not announced."""
+    def count(self, begun: int, size: int) -> int:
+        """Count a call that was not announced; returns the nanoseconds it took."""
         self._last = now = perf_counter_ns()
         took = now - begun
         self._count += 1
@@ -108,6 +111,15 @@ class Burst:
             if took > _SLOW and size < took * _MEMORY:
                 self._until = 0
                 self._look(now, used)
+        return took
+
+    def fail(self, error: BaseException) -> None:
+        """A call that was not announced has failed: it is one that begins and fails now."""
+        self._until, tally = 0, self._tally
+        if tally is not None:
+            call = self._recorder.begin_fine(tally.name, tally.row, (), None, 0, next(reversed(tally.paths), None))
+            if call is not None:
+                self._recorder.end_fine(call, None, error)
 
     def _look(self, now: int, used: Any) -> None:
         """A call was slow: see whether the thread slept since the last announced one. It did nothing but these calls."""
@@ -145,6 +157,11 @@ class Burst:
                 burst._joined = now < burst._until  # noqa: SLF001 - of this class
             tally.bursts = (*(burst for burst in tally.bursts if burst._joined), self)  # noqa: SLF001 - as above
             self._joined = True
+
+    @property
+    def tally(self) -> Tally | None:
+        """What the calls are told to."""
+        return self._tally
 
     @property
     def ahead(self) -> int:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loadspan import names
 from loadspan.guard import observed, safely
+from loadspan.instrument.bursts import Burst
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Kind
@@ -253,25 +255,63 @@ def _async_generator(function: Callable[..., Any], recording: Recording) -> Call
     return wrapper
 
 
+class _Following(threading.local):
+    """What counts the calls that this thread makes next, and the file that they read."""
+
+    _burst: Burst | None = None
+    _path: str | None = None
+
+    def goes_on(self, path: str | None) -> Burst | None:
+        """What counts a call that begins now, if it need not be announced."""
+        burst = self._burst
+        if burst is not None:
+            burst.begun = time.perf_counter_ns()
+            if path is self._path and burst.goes_on(burst.begun):
+                return burst
+            self._burst = None
+        return None
+
+    def follow(self, call: Any, size: int, path: str | None) -> None:
+        """An announced call has ended: those that come next may be like it."""
+        if recorder.known_by_now(call):
+            self._burst, self._path = recorder.follow(call, time.perf_counter_ns() - call.begun, size, None), path
+
+
 def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     begin, end, stage = recorder.begin_fine, recorder.end_fine, row.stage
     when, path, size, label = row.when, row.path, row.size, row.label
+    following = _Following()
 
     def start(args: Args, kwargs: Kwargs) -> Any:
         if not recorder.active or (when is not None and not when(args, kwargs)):
             return None
-        return begin(stage, row, args, kwargs, 0, path(args, kwargs) if path is not None else None)
+        where = path(args, kwargs) if path is not None else None
+        return following.goes_on(where) or begin(stage, row, args, kwargs, 0, where)
 
     def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
+        if type(call) is Burst:
+            moved = size(result, args, kwargs) if size is not None else None
+            slow, call = call.count(call.begun, moved or 0), call.tally
+            slow = slow if call is not None and call.slow(slow) else 0
+        else:
+            slow, moved = announced(call, result, args, kwargs)
+        if slow and label is not None:
+            recorder.name_slow(call, slow, moved, label(args, kwargs))
+
+    def announced(call: Any, result: Any, args: Args, kwargs: Kwargs) -> tuple[int, int | None]:
         moved = None
         try:
             moved = size(result, args, kwargs) if size is not None else None
         finally:
-            took = end(call, moved, None, result)  # whatever became of the size: the call is over
-        if took and label is not None:
-            recorder.name_slow(call, took, moved, label(args, kwargs))
+            slow = end(call, moved, None, result)  # whatever became of the size: the call is over
+        if row.bursts and moved is not None and path is not None:
+            following.follow(call, moved, path(args, kwargs))
+        return slow, moved
 
     def fail(call: Any, error: BaseException) -> None:
-        end(call, None, error)
+        if type(call) is Burst:
+            call.fail(error)
+        else:
+            end(call, None, error)
 
     return observed(original, start, finish, fail)

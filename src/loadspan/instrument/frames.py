@@ -6,18 +6,17 @@ Plain mutable records. The recorder opens and closes them, targets fill them in,
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.instrument.described import Described, reference
 from loadspan.instrument.metrics import Measured
 from loadspan.instrument.partition import Node, Partition
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Iterable, Sequence
 
     from loadspan.facts import counters
@@ -27,66 +26,13 @@ if TYPE_CHECKING:
     from loadspan.instrument.tally import Tally
     from loadspan.instrument.telemetry import SpanHandle
 
-_SAMPLE = 16
 _KNOWN = 4096  # objects by which a load is recognized: the last ones, in well under a megabyte
 
 current: ContextVar[OpenLoad | OpenStage | None] = ContextVar("loadspan_frame", default=None)
 """The innermost open frame of this context."""
 
 
-def sample(objects: Iterable[Any]) -> list[Any]:
-    """At most sixteen of *objects*, spread evenly: enough to recognize a state dict of 20 000 tensors."""
-    found = list(objects)
-    return found if len(found) <= _SAMPLE else [found[index * len(found) // _SAMPLE] for index in range(_SAMPLE)]
-
-
-def reference(thing: Any) -> weakref.ref[Any] | None:
-    """A weak reference to *thing*, None where its type has none, and to no parameter: torch refuses to swap what is referred to weakly."""
-    torch: Any = sys.modules.get("torch")
-    try:
-        return None if torch is not None and isinstance(thing, torch.nn.Parameter) else weakref.ref(thing)
-    except TypeError:
-        return None
-
-
-class _Described:
-    """What targets and the public API may say of a load or a stage."""
-
-    __slots__ = ("attributes", "failure", "module", "outputs", "paths", "size", "tallies", "things")
-
-    def __init__(self) -> None:
-        self.tallies: dict[str, Tally] = {}
-        self.attributes: dict[str, Any] = {}
-        self.paths: dict[str, None] = {}
-        self.size: int | None = None
-        self.module: Any = None
-        """Module this call works on, held only while it is open."""
-        self.things: list[Any] = []
-        """Tensors, buffers or file objects this call works on, held only while it is open."""
-        self.outputs: list[Any] = []
-        """Objects this call made, held only while it is open."""
-        self.failure: Failure | None = None
-        """What is kept of the exception that came last out of something inside it."""
-
-    def let_go(self) -> None:
-        """Keep nothing of the host's: contexts that were copied while it was open keep this frame for as long as they live."""
-        self.module = None
-        self.things, self.outputs = [], []
-        self.tallies = {}  # each knows this frame: a program that collects no garbage would keep them all
-
-    def file(self, path: Any, file_format: str | None = None) -> None:
-        """Say that the call is about the file *path* (text, bytes or PathLike; anything else is ignored)."""
-        if isinstance(path, str | bytes | os.PathLike):
-            self.paths[os.fsdecode(path)] = None
-        if file_format:
-            self.attributes[names.FORMAT] = file_format
-
-    def add(self, size: int) -> None:
-        """Add bytes to the size."""
-        self.size = (self.size or 0) + size
-
-
-class OpenStage(_Described):
+class OpenStage(Described):
     """A coarse stage that is open."""
 
     __slots__ = (
@@ -211,7 +157,7 @@ class OpenStage(_Described):
         return False
 
 
-class OpenLoad(_Described):
+class OpenLoad(Described):
     """A load that is open, explicit or implicit."""
 
     __slots__ = (

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument import telemetry
-from loadspan.instrument.frames import reference, sample
+from loadspan.instrument.described import reference, sample
 
 if TYPE_CHECKING:
     import weakref

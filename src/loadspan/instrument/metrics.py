@@ -7,6 +7,7 @@ A load is recorded when it ends, once for itself and once for each of its stages
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +33,20 @@ _LABELS = (names.FORMAT, names.STORAGE_KIND, names.DEVICE_TYPE)
 class Measured:
     """What the spans of a load's stages said, by stage."""
 
-    __slots__ = ("counted", "stages")
+    __slots__ = ("_lock", "counted", "stages")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # loads inside a load may end in several threads
         self.counted = False
         """Whether the load is among those that run now."""
         self.stages: dict[str, dict[str, Any]] = {}
 
     def add(self, found: Mapping[str, Any], seconds: float, error: str | None) -> None:
         """Add a span of a stage with the attributes *found*, of *seconds*."""
+        with self._lock:
+            self._add(found, seconds, error)
+
+    def _add(self, found: Mapping[str, Any], seconds: float, error: str | None) -> None:
         stage = self.stages.setdefault(found[names.STAGE], {"size": None, "timed": 0, "busy": 0.0, "largest": -1})
         size = found.get(names.SIZE)
         if size is not None:
@@ -125,8 +131,16 @@ class Metrics:
 
     def deliver(self) -> None:
         """Record what was taken."""
-        while self._ended:
-            safely(self._record, *self._ended.popleft())
+        while True:
+            try:
+                ended = self._ended.popleft()
+            except IndexError:  # taken by another thread, or there is none
+                return
+            safely(self._record, *ended)
+
+    def abandon(self) -> None:
+        """Forget what was taken: this is a forked child, and the loads are its parent's."""
+        self._ended.clear()
 
     def _record(self, found: dict[str, Any], measured: Measured, seconds: float, context: Context) -> None:
         identity = self._identity()

@@ -82,6 +82,8 @@ class Target:
     on the object (`args[0]`) of the call before it, or on the `buffer` that one returned, belongs to its load."""
     buffer: Callable[[Args, Kwargs], Any] | None = None
     """Fine calls: the bytes a call works on, by which an implicit load that brought them is recognized."""
+    bursts: bool = False
+    """Fine calls: whether thousands of them come in a row, of which not each is announced."""
     apart: str = ""
     """Fine calls: attribute that gets their seconds. They are tallied apart from the stage's others, whose throughput they do not lower."""
     aside: Callable[[], Callable[[], bool] | None] | None = None

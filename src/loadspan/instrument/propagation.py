@@ -65,7 +65,7 @@ def _tell_child(original: Callable[..., Any]) -> Callable[..., Any]:
         data = original(*args, **kwargs)
         frame = current.get()
         if frame is not None and not frame.load.closed:
-            data[_TOLD] = safely(lambda: telemetry.carrier(frame.load.handle))
+            safely(lambda: data.__setitem__(_TOLD, telemetry.carrier(frame.load.handle)))
         return data
 
     return wrapper

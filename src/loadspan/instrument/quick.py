@@ -15,7 +15,6 @@ from loadspan.instrument import implicit
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
-from loadspan.instrument.tally import SLOWEST, Tally
 
 if TYPE_CHECKING:
     import weakref
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from loadspan.instrument.failure import Failure
     from loadspan.instrument.partition import Node
     from loadspan.instrument.patching import Target
+    from loadspan.instrument.tally import Tally
 
 SEGMENT = 5_000_000_000
 """Nanoseconds after which a running tally reports a segment; doubled with every 64 spans of the load."""
@@ -35,7 +35,8 @@ DEEP = 1 << 18
 """Bytes of a chunk from which two more readings of 2 us are under a percent of the call."""
 
 _SEGMENTS = 64
-_SAMPLE = 16  # results by which an implicit load recognizes its own tensors
+RECOGNIZED = 16
+"""Results by which an implicit load recognizes its own tensors."""
 
 
 class FineCall:
@@ -165,10 +166,10 @@ class Quick(Stages):
                 tally.sized = True
             if not load.explicit and not tally.apart:
                 self.local.made = id(result)
-                if tally.count <= _SAMPLE:
+                if tally.count <= RECOGNIZED:
                     load.learn((result,))
                     implicit.consumed(load, tally.name, (), (result,))
-        slow = took if len(tally.slowest) < SLOWEST or took > tally.slowest[0][0] else 0
+        slow = took if tally.slow(took) else 0
         if now - tally.first > SEGMENT and now - tally.first > SEGMENT << (load.spans // _SEGMENTS) and load.spans < SPAN_LIMIT:
             with load.lock:
                 load.spans += 1

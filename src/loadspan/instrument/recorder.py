@@ -16,9 +16,10 @@ from loadspan.facts import counters
 from loadspan.facts.counters import usage
 from loadspan.instrument import implicit
 from loadspan.instrument.bursts import Burst
-from loadspan.instrument.frames import OpenLoad, OpenStage, current, reference
+from loadspan.instrument.described import reference
+from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
-from loadspan.instrument.quick import DEEP, REST, FineCall, Local, Quick
+from loadspan.instrument.quick import DEEP, RECOGNIZED, REST, FineCall, Local, Quick
 from loadspan.instrument.tally import Tally
 
 if TYPE_CHECKING:
@@ -256,6 +257,11 @@ class Recorder(Quick):
         burst.renew(took, size)
         return burst
 
+    def known_by_now(self, call: FineCall | Tally) -> bool:
+        """Whether so many results of calls like *call* were seen that an implicit load knows its own, and one thread alone makes them."""
+        tally = call if isinstance(call, Tally) else call.tally
+        return tally is not None and tally.count > RECOGNIZED and bool(tally.load.solo)
+
     def name_slow(self, call: FineCall | Tally, took: int, size: int | None, label: str) -> None:
         """Give a slow call its name."""
         tally = call if isinstance(call, Tally) else call.tally
@@ -273,4 +279,5 @@ class Recorder(Quick):
         self.local = Local()
         self.recorded, self.closed = False, 0
         self._ready.clear()
+        self.metrics.abandon()
         self._delivering = threading.RLock()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.facts import counters
 from loadspan.instrument import attributes, implicit
+from loadspan.instrument.described import sample
 from loadspan.instrument.destination import merge
-from loadspan.instrument.frames import OpenLoad, OpenStage, current, sample
+from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT, Loads
 
 if TYPE_CHECKING:

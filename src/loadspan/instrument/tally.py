@@ -151,6 +151,10 @@ class Tally:
         for burst in self.bursts:
             burst.tell()
 
+    def slow(self, took: int) -> bool:
+        """Whether a call that took so long is among the slowest so far."""
+        return len(self.slowest) < SLOWEST or took > self.slowest[0][0]
+
     def note(self, took: int, size: int | None, label: str) -> None:
         """Remember a slow call by name."""
         entry = (took, self.count, size, label)

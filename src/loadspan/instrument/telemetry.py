@@ -35,14 +35,14 @@ _GAP = 2
 
 _MICROSECOND = 1000
 
-inherited: dict[str, str] = {}
-"""The same, of the process that spawned this one."""
-
 _APART = (_GAP + 1) * _MICROSECOND
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _CARRIED = ("traceparent", "tracestate")
 """What a launcher writes into the environment of a process; in small letters too, as some engines do."""
+
+inherited: dict[str, str] = {}
+"""The same, as told by the process that spawned this one."""
 
 
 class Writer(Protocol):

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import wrap
+from loadspan.instrument.described import sample
 from loadspan.instrument.destination import arrived, named
-from loadspan.instrument.frames import sample
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument, patch_type
 from loadspan.instrument.targets import tensors
@@ -129,6 +129,7 @@ def _fine(attribute: str, why: str, handles: _Handles) -> Target:
         path=lambda args, kwargs: handles[args[0]].path,
         destination=lambda args, kwargs: named(handles[args[0]].device),
         deferred=lambda args, kwargs: handles[args[0]].lazy,
+        bursts=True,
         why=why,
     )
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.instrument.described import sample
 from loadspan.instrument.destination import arrived, named, settled
-from loadspan.instrument.frames import sample
 from loadspan.instrument.patching import Args, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
 

@@ -1,0 +1,70 @@
+"""What targets and the public API may say of a load or a stage, and how little of the host's objects is enough to know them again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loadspan.instrument.failure import Failure
+    from loadspan.instrument.tally import Tally
+
+_SAMPLE = 16
+
+
+def sample(objects: Iterable[Any]) -> list[Any]:
+    """At most sixteen of *objects*, spread evenly: enough to recognize a state dict of 20 000 tensors."""
+    found = list(objects)
+    return found if len(found) <= _SAMPLE else [found[index * len(found) // _SAMPLE] for index in range(_SAMPLE)]
+
+
+def reference(thing: Any) -> weakref.ref[Any] | None:
+    """A weak reference to *thing*, None where its type has none, and to no parameter: torch refuses to swap what is referred to weakly."""
+    torch: Any = sys.modules.get("torch")
+    try:
+        return None if torch is not None and isinstance(thing, torch.nn.Parameter) else weakref.ref(thing)
+    except TypeError:
+        return None
+
+
+class Described:
+    """What targets and the public API may say of a load or a stage."""
+
+    __slots__ = ("attributes", "failure", "module", "outputs", "paths", "size", "tallies", "things")
+
+    def __init__(self) -> None:
+        self.tallies: dict[str, Tally] = {}
+        self.attributes: dict[str, Any] = {}
+        self.paths: dict[str, None] = {}
+        self.size: int | None = None
+        self.module: Any = None
+        """Module this call works on, held only while it is open."""
+        self.things: list[Any] = []
+        """Tensors, buffers or file objects this call works on, held only while it is open."""
+        self.outputs: list[Any] = []
+        """Objects this call made, held only while it is open."""
+        self.failure: Failure | None = None
+        """What is kept of the exception that came last out of something inside it."""
+
+    def let_go(self) -> None:
+        """Keep nothing of the host's: contexts that were copied while it was open keep this frame for as long as they live."""
+        self.module = None
+        self.things, self.outputs = [], []
+        self.tallies = {}  # each knows this frame: a program that collects no garbage would keep them all
+
+    def file(self, path: Any, file_format: str | None = None) -> None:
+        """Say that the call is about the file *path* (text, bytes or PathLike; anything else is ignored)."""
+        if isinstance(path, str | bytes | os.PathLike):
+            self.paths[os.fsdecode(path)] = None
+        if file_format:
+            self.attributes[names.FORMAT] = file_format
+
+    def add(self, size: int) -> None:
+        """Add bytes to the size."""
+        self.size = (self.size or 0) + size
