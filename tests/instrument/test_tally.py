@@ -381,6 +381,6 @@ def test_memory_of_five_thousand_coarse_calls_stays_under_two_megabytes(spans: S
         finally:
             tracemalloc.stop()
     # On a busy machine calls of a millisecond get spans, and those are the test's own exporter's to keep.
-    kept = snapshot.filter_traces([tracemalloc.Filter(False, "*/opentelemetry/*")])
+    kept = snapshot.filter_traces([tracemalloc.Filter(inclusive=False, filename_pattern="*/opentelemetry/*")])
     assert sum(trace.size for trace in kept.traces) < 2 * MB
     assert len(list(walk(spans.load()))) <= 500
