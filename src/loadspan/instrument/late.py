@@ -79,6 +79,13 @@ def devices(destinations: Iterable[Destination]) -> dict[str, Any]:
     return topology.attributes(every)
 
 
+def prepare_findings() -> None:
+    """Import what a long load needs when it ends, while it runs."""
+    from loadspan import findings
+
+    del findings
+
+
 def findings(found: dict[str, Any], start: int, end: int) -> dict[str, Any]:
     """Attributes that say what to do about a load from *start* to *end* with the attributes *found*: few loads that are short need them."""
     if end - start < _LONG and found.get(names.LINK_DEGRADED) is not True:

@@ -30,6 +30,7 @@ TICK = 0.1
 
 _KEPT = 0.02  # seconds between two writings; each takes up to a millisecond
 _BREATH = 0.005  # seconds after a stage in which the loading thread comes to its next call into C, and needs the interpreter lock no more
+_LONG = 8  # ticks after which a load will be one that is worth advice
 _LINGER = 20  # ticks without an open load after which the thread ends
 _DEEPEST = 200  # frames looked at
 _NEAR = 8  # frames that our own calls into libraries are deep
@@ -187,6 +188,8 @@ class Sampler:
                 self._look(load, frames.get(load.thread))
             del frames
             self._sample(loads)
+            if self._ticks >= _LONG:
+                late.prepare_findings()
         else:
             self._charged = time.thread_time_ns()  # nobody's
         self._recorder.close_finished()
