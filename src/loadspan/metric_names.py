@@ -18,8 +18,8 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _BYTES: Final = tuple(float(1 << power) for power in range(20, 43, 2))
 _BYTES_PER_SECOND: Final = (1e7, 2.5e7, 5e7, 1e8, 2.5e8, 5e8, 1e9, 2.5e9, 5e9, 1e10, 2.5e10, 5e10, 1e11, 2e11)
 
-MODELS: Final = 16
-"""Models that one process names in its metrics; later ones are counted without a name."""
+VALUES: Final = 16
+"""Values that one process gives to an attribute of its metrics (models, loaders, exceptions); what comes later is counted without it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,13 +235,13 @@ def test_without_a_meter_provider_nothing_is_kept(weights: Path) -> None:
 
 def test_models_without_end_are_not_series_without_end(measuring: Callable[..., Measured]) -> None:
     measured = measuring()
-    for number in range(3 * metric_names.MODELS):
+    for number in range(3 * metric_names.VALUES):
         with loadspan.load(f"model {number}"):
             pass
     points = measured.points(metric_names.LOAD_DURATION)
-    assert len(points) == metric_names.MODELS + 1
-    assert sum(point.count for point in points) == 3 * metric_names.MODELS
-    assert [point.count for point in points if names.MODEL_NAME not in point.attributes] == [2 * metric_names.MODELS]
+    assert len(points) == metric_names.VALUES + 1
+    assert sum(point.count for point in points) == 3 * metric_names.VALUES
+    assert [point.count for point in points if names.MODEL_NAME not in point.attributes] == [2 * metric_names.VALUES]
 
 
 def test_only_declared_attributes_are_recorded(measuring: Callable[..., Measured], weights: Path) -> None:

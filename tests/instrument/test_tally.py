@@ -79,6 +79,35 @@ def test_reads_inside_decryption_are_drawn_as_long_as_they_took_of_it(spans: Spa
     assert decrypt["duration"] - read["duration"] == pytest.approx(load["attributes"]["loadspan.partition.decrypt"], abs=1e-5)
 
 
+def test_short_stages_that_take_turns_are_drawn_as_long_as_they_took(spans: Spans) -> None:
+    with loadspan.load("model"):
+        for _ in range(50):
+            for name in ("read", "decrypt"):
+                with loadspan.stage(name, size=10):
+                    rest(0.0003)
+    load = spans.load()
+    for name in ("read", "decrypt"):
+        seconds = sum(span["duration"] for span in walk(load) if span["name"] == name)
+        assert seconds == pytest.approx(load["attributes"][f"loadspan.partition.{name}"], abs=1e-6)
+        assert seconds >= 0.015
+
+
+def test_calls_between_stages_are_drawn_between_them(spans: Spans) -> None:
+    with loadspan.load("model"):
+        for _ in range(5):
+            for _ in range(3):
+                fine(spans.recorder, "read", 1000, seconds=0.001)
+            with loadspan.stage("load_state_dict"):
+                rest(0.002)
+    load = spans.load()
+    assert outline(load) == [{"load model": ["read", "load_state_dict"] * 5}]
+    for before, after in itertools.pairwise(load["children"]):
+        assert before["end"] < after["start"]
+    reads = [span for span in load["children"] if span["name"] == "read"]
+    assert sum(span["attributes"]["loadspan.size"] for span in reads) == 15_000
+    assert sum(span["duration"] for span in reads) == pytest.approx(load["attributes"]["loadspan.partition.read"], abs=1e-6)
+
+
 def test_calls_of_unknown_size_have_no_size_and_no_throughput(spans: Spans) -> None:
     with loadspan.load():
         fine(spans.recorder, "decrypt")

@@ -45,6 +45,7 @@ class OpenStage(Described):
         "context_token",
         "deferred",
         "destination",
+        "exclusive",
         "finished",
         "folded",
         "handle",
@@ -101,6 +102,8 @@ class OpenStage(Described):
         """What calls of the same stage in it have in common."""
         self.inner_size: int | None = None
         self.inner_count = 0
+        self.exclusive = 0
+        """Nanoseconds that the partition of its load gave to it alone."""
         self.nested = 0
         """Nanoseconds of other stages inside this call, in its own thread."""
         self.thread = threading.get_ident()

@@ -48,14 +48,12 @@ class Loads(Times):
         """Open coarse stages."""
         self.ended = implicit.Ended()
         self.repetitions = implicit.Repetitions()
-        self.closed = 0
-        """Loads shown so far."""
+        self.closed = 0  # loads shown so far
         self.on_open: Callable[[], None] = lambda: None
         """Called when a load was opened; starts the sampler."""
         self.on_close: Callable[[], None] = lambda: None
         """Called when a coarse stage has ended; puts it on disk."""
-        self.recorded = False
-        """Whether this process has opened a load."""
+        self.recorded = False  # whether this process has opened a load
         self._ready: deque[_Shown] = deque()
         self._delivering = threading.RLock()  # a signal may close a load in the middle of it
 
@@ -182,8 +180,8 @@ class Loads(Times):
                 self.closed += 1
             self.deliver()
             self._end_span(load.handle, load.epoch(end), found, failed)
-            told = found | ({} if failed is None else {names.ERROR_TYPE: failed.type})
             if load.parent is None:  # it has all that was in it
+                told = found | ({} if failed is None else {names.ERROR_TYPE: failed.type})
                 self.metrics.ended(told, load.measured, seconds, load.handle.context())
 
     # Showing
@@ -308,7 +306,10 @@ class Loads(Times):
             load.partition.other = max(0, series.end - series.first - series.busy)
             load.attributes |= {names.IMPLICIT: True, names.FOLDED: series.count, names.BUSY_TIME: series.busy / 1e9}
             self._start_root(load, telemetry.no_parent())
-            load.handle.end(load.epoch(series.end), attributes.of_load(load, series.end, None), None)
+            found = attributes.of_load(load, series.end, None)
+            load.handle.end(load.epoch(series.end), found, None)
+            load.measured.add({names.STAGE: stage, names.SIZE: series.size}, series.busy / 1e9, None)
+            self.metrics.ended(found, load.measured, series.busy / 1e9, load.handle.context())
 
     # Finding the frame of a call
 
@@ -337,10 +338,10 @@ class Loads(Times):
         begun = load.last_end
         load.partition.advance(now)
         load.partition.move(names.INITIALIZE, now - begun)
-        handle = load.handle.child(names.INITIALIZE, load.epoch(begun))
         load.spans += 1
         found = {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}
-        self.show(load, handle, load.epoch(now), found, None)
+        load.handle.occupy(load.epoch(begun), load.epoch(now))
+        self.show(load, load.handle.child(names.INITIALIZE, load.epoch(begun)), load.epoch(now), found, None)
 
     def moved(self, load: OpenLoad, name: str, size: int, parent: OpenLoad | OpenStage | None) -> None:
         """Count bytes of stage *name*, called in *parent*, for the stages and loads around it."""
@@ -369,22 +370,24 @@ class Loads(Times):
     def collect(self, frame: OpenLoad | OpenStage) -> None:
         """Count what the tallies of *frame* were not yet told of. The load's lock is held."""
         for tally in frame.tallies.values():
-            self._collect(tally)
+            self.collect_one(tally)
 
-    def _collect(self, tally: Tally) -> None:
+    def collect_one(self, tally: Tally) -> None:
+        """Count what *tally* was not yet told of. The load's lock is held."""
         tally.collect()
         if tally.quick:
             quick, tally.quick = tally.quick, 0
             self.claim(tally.load, tally.nodes, quick, tally.last)
 
     def flush_tallies(self, load: OpenLoad, frame: OpenLoad | OpenStage) -> None:
-        """Show the tallies of a frame that closes. The load's lock is held."""
-        for tally in frame.tallies.values():
+        """Show the tallies of a frame that closes, in the order in which they began. The load's lock is held."""
+        self.collect(frame)
+        for tally in sorted(frame.tallies.values(), key=lambda tally: tally.first):
             self.emit(load, tally)
 
     def emit(self, load: OpenLoad, tally: Tally) -> None:
         """Show what a tally has counted since the last time. The load's lock is held."""
-        self._collect(tally)
+        self.collect_one(tally)
         if not tally.count:
             return
         if tally.size:

@@ -18,13 +18,14 @@ from loadspan.guard import safely
 from loadspan.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Meter, MeterProvider
 
     from loadspan.metric_names import Metric
 
+_INT64 = 1 << 63
 _INSTANCE = "service.instance.id"
 _PROXY = "_ProxyMeterProvider"
 _LABELS = (names.FORMAT, names.STORAGE_KIND, names.DEVICE_TYPE)
@@ -37,8 +38,8 @@ class Measured:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # loads inside a load may end in several threads
-        self.counted = False
-        """Whether the load is among those that run now."""
+        self.counted: dict[str, Any] | None = None
+        """Attributes with which the load is among those that run now."""
         self.stages: dict[str, dict[str, Any]] = {}
 
     def add(self, found: Mapping[str, Any], seconds: float, error: str | None) -> None:
@@ -49,7 +50,7 @@ class Measured:
     def _add(self, found: Mapping[str, Any], seconds: float, error: str | None) -> None:
         stage = self.stages.setdefault(found[names.STAGE], {"size": None, "timed": 0, "busy": 0.0, "largest": -1})
         size = found.get(names.SIZE)
-        if size is not None:
+        if size is not None and error is None:
             stage["size"] = (stage["size"] or 0) + size
         if names.THROUGHPUT in found:
             stage["timed"] += size or 0
@@ -60,10 +61,6 @@ class Measured:
             stage[names.ERROR_TYPE] = error
 
 
-def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if value is not None}
-
-
 class Metrics:
     """Records with the meter of one provider, by default the global one, which may be set later than we are installed."""
 
@@ -72,7 +69,10 @@ class Metrics:
         self._resource = resource
         self._meter_of: Any = None
         self._instruments: dict[str, Any] = {}
-        self._models: set[str] = set()
+        self._met: dict[str, set[str]] = {}
+        """Values of each attribute so far."""
+        self._left: list[dict[str, Any]] = []
+        """Whose loads the parent of this process had open when it was forked."""
         self._made_in = os.getpid()
         self._ended: deque[tuple[dict[str, Any], Measured, float, Context]] = deque()
 
@@ -109,14 +109,17 @@ class Metrics:
     def opened(self, measured: Measured) -> None:
         """A load began that is in no other."""
         if self.prepare():
-            measured.counted = True
-            self._instruments[metric_names.LOAD_ACTIVE.name].add(1, self._identity())
+            active = self._instruments[metric_names.LOAD_ACTIVE.name]
+            while self._left:
+                active.add(-1, self._left.pop())  # the SDK's copy of a count that is another process's
+            measured.counted = self._identity()
+            active.add(1, measured.counted)
 
     def closed(self, measured: Measured) -> None:
         """It is no longer open."""
-        if measured.counted:
-            measured.counted = False
-            self._instruments[metric_names.LOAD_ACTIVE.name].add(-1, self._identity())
+        counted, measured.counted = measured.counted, None
+        if counted is not None:
+            self._instruments[metric_names.LOAD_ACTIVE.name].add(-1, counted)
 
     def ended(self, found: dict[str, Any], measured: Measured, seconds: float, context: Context) -> None:
         """Take a load that has ended, with the attributes of its span, for `deliver` to record."""
@@ -138,18 +141,21 @@ class Metrics:
                 return
             safely(self._record, *ended)
 
-    def abandon(self) -> None:
-        """Forget what was taken: this is a forked child, and the loads are its parent's."""
+    def abandon(self, loads: Iterable[Measured]) -> None:
+        """Forget what was taken, and *loads* that are open: this is a forked child, and they are its parent's."""
         self._ended.clear()
+        self._met = {}
+        self._left = [measured.counted for measured in loads if measured.counted is not None]
 
     def _record(self, found: dict[str, Any], measured: Measured, seconds: float, context: Context) -> None:
         identity = self._identity()
 
         def put(metric: Metric, value: float | None, **more: Any) -> None:
-            if value is None:
-                return
+            if value is None or not 0 <= value < _INT64:
+                return  # a program may declare anything
             instrument = self._instruments[metric.name]
-            attributes = identity | _known({name: given[name] for name in metric.attributes if name in given} | more)
+            told = {name: given[name] for name in metric.attributes if name in given} | more
+            attributes = identity | {name: kept for name, value in told.items() if (kept := self._bounded(name, value)) is not None}
             if metric.instrument == "histogram":
                 instrument.record(value, attributes, context=context)
             elif metric.instrument == "gauge":
@@ -157,13 +163,14 @@ class Metrics:
             else:
                 instrument.add(value, attributes)
 
-        given = {**found, names.MODEL_NAME: self._model(found.get(names.MODEL_NAME))}
+        given = dict(found)
         largest = max(measured.stages.values(), key=lambda stage: (stage.get(names.STORAGE_KIND) is not None, stage["largest"]), default={})
         given.setdefault(names.STORAGE_KIND, largest.get(names.STORAGE_KIND))
-        put(metric_names.LOAD_DURATION, seconds)
-        put(metric_names.LOAD_COUNT, 1)
+        folded = found.get(names.FOLDED)  # it stands for that many, of which none lasted as long
+        put(metric_names.LOAD_DURATION, seconds if folded is None else None)
+        put(metric_names.LOAD_COUNT, folded or 1)
         put(metric_names.LOAD_SIZE, found.get(names.SIZE))
-        if names.ERROR_TYPE not in found:
+        if names.ERROR_TYPE not in found and folded is None:
             put(metric_names.LOAD_LAST_DURATION, seconds)
         put(metric_names.CACHE_RESIDENCY, found.get(names.CACHE_RESIDENCY))
         put(metric_names.LINK_BANDWIDTH, found.get(names.LINK_BANDWIDTH))
@@ -177,11 +184,14 @@ class Metrics:
             if stage.get("busy"):
                 put(metric_names.STAGE_THROUGHPUT, stage["timed"] / stage["busy"], **labels)
 
-    def _model(self, name: str | None) -> str | None:
-        """*name*, if it is one of the first ones: names without an end would be series without an end."""
-        if name is not None and len(self._models) < metric_names.MODELS:
-            self._models.add(name)
-        return name if name in self._models else None
+    def _bounded(self, name: str, value: Any) -> Any:
+        """*value* of the attribute *name*, if it is one of the first ones: values without an end would be series without an end."""
+        if not isinstance(value, str) or name == names.STAGE:
+            return value
+        met = self._met.setdefault(name, set())
+        if len(met) < metric_names.VALUES:
+            met.add(value)
+        return value if value in met else None
 
 
 def _make(meter: Meter, metric: Metric) -> Any:

@@ -271,6 +271,7 @@ class Recorder(Quick):
 
     def abandon(self) -> None:
         """Forget everything: this is a forked child, and the loads are its parent's."""
+        parents = [load.measured for load in self.loads]
         for load in self.loads:
             load.closed = True
         self.lock = threading.RLock()
@@ -279,5 +280,5 @@ class Recorder(Quick):
         self.local = Local()
         self.recorded, self.closed = False, 0
         self._ready.clear()
-        self.metrics.abandon()
+        self.metrics.abandon(parents)
         self._delivering = threading.RLock()

@@ -140,6 +140,7 @@ class Stages(Loads):
         with load.lock:
             self.collect(stage)
             self.leave(load, stage.nodes, end)
+            stage.exclusive = stage.nodes[0].exclusive if stage.nodes else 0
             self.settle(load, stage.nodes, None if stage.cancelled else stage.name)
         outer = stage.parent.stage if stage.parent is not None else None
         if outer is not None and outer.thread == stage.thread:
@@ -164,8 +165,22 @@ class Stages(Loads):
         if size and error is None:
             self.moved(load, stage.name, size, stage.parent)
         if stage.handle is not None:
+            self._make_room(load, stage, end)
             full_paths = self.settings.full_paths
             self.show(load, stage.handle, load.epoch(end), lambda: attributes.of_stage(stage, end, full_paths=full_paths), error)
+
+    def _make_room(self, load: OpenLoad, stage: OpenStage, end: int) -> None:
+        """Show what was tallied beside a stage that gets a span before it began: one bar over both would hide what ran when."""
+        beside = stage.parent or load
+        outer = beside.stage
+        above = load.handle if outer is None or outer.handle is None or outer.tallied else outer.handle
+        for tally in beside.tallies.values():
+            self.collect_one(tally)
+            before = tally.count and not tally.active and tally.last <= stage.start
+            if before and load.spans < SPAN_LIMIT // 2 and tally.owned() > SHORT:
+                load.spans += 1
+                self.emit(load, tally)
+        above.occupy(load.epoch(stage.start), load.epoch(end))
 
     def _count(self, stage: OpenStage, end: int) -> None:
         """Read the counters of a stage that ended at *end*."""
@@ -234,6 +249,7 @@ class Stages(Loads):
             load.spans += 1
             self.emit(load, tally)  # a bar over both would cover what ran between them
         tally.add(stage.start, end, stage.size_known if error is None else None)
+        tally.exclusive += stage.exclusive
         tally.describe(stage.attributes)
         if stage.destination is not None:
             merge(tally.destinations, stage.destination)

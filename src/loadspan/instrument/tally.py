@@ -136,9 +136,13 @@ class Tally:
         """Whether a call of this target, about this file, in this thread is like one that was described."""
         return self.row is row and threading.get_ident() in self.threads and (path is None or path in self.paths)
 
+    def owned(self) -> int:
+        """Nanoseconds that the partition of its load has given to its calls, less those that `own_time` has told of."""
+        return self.exclusive + (self.nodes[0].exclusive if self.nodes else 0)
+
     def own_time(self) -> int:
-        """Nanoseconds that the partition of its load gave to its calls since this was last asked."""
-        given = self.nodes[0].exclusive + self.exclusive if self.nodes else 0
+        """The same, and from now on they are told."""
+        given = self.owned()
         self.exclusive -= given
         return given
 
@@ -188,6 +192,7 @@ class Tally:
         other.collect()
         if not other.count:
             return
+        self.exclusive += other.own_time()
         self.first = min(self.first or other.first, other.first)
         self.last = max(self.last, other.last)
         self.concurrency = max(self.concurrency, other.concurrency)

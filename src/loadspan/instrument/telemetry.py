@@ -127,7 +127,11 @@ def here() -> Context:
     if trace.get_current_span(context).get_span_context().is_valid:
         return context
     told = inherited or {key: value for key in _CARRIED if (value := os.environ.get(key) or os.environ.get(key.upper()))}
-    return _PROPAGATOR.extract(told, context) if told else context
+    if not told:
+        return context
+    found = _PROPAGATOR.extract(told, context)
+    # One that was sampled out says nothing of this program, whose own sampler decides.
+    return found if trace.get_current_span(found).get_span_context().trace_flags.sampled else context
 
 
 def carrier(handle: SpanHandle) -> dict[str, str]:
@@ -186,7 +190,7 @@ class SpanHandle:
         self._span: Span | None = None
         self._lock = threading.Lock()
         self._placed: list[tuple[int, int]] = []
-        """Begin and end of children that stand for many calls."""
+        """Begin and end of children: what stands for many calls is placed beside them."""
         self._starts: set[int] = set()
         self._ends: set[int] = set()
 
@@ -207,6 +211,11 @@ class SpanHandle:
                 begin = first
             self._placed.append((begin, begin + length))
         return begin, begin + length
+
+    def occupy(self, start: int, end: int) -> None:
+        """A child lasts from *start* to *end*."""
+        with self._lock:
+            self._placed.append((start, end))
 
     def child(self, name: str, start: int) -> SpanHandle:
         """A handle for a stage below this span."""

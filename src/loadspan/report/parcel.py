@@ -171,6 +171,9 @@ def _is_sendable(span: Any) -> bool:
     """Whether a server can take it: one bad span would cost the whole request."""
     if not isinstance(span, dict) or not isinstance(span.get("name"), str):
         return False
+    lists = [span.get(name) or [] for name in ("attributes", "events", "links")]
+    if not all(isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in lists):
+        return False
     parent = span.get("parentSpanId") or None
     ids = ((TRACE_ID, span.get("traceId")), (SPAN_ID, span.get("spanId")), *([(SPAN_ID, parent)] if parent else []))
     if not all(isinstance(text, str) and pattern.fullmatch(text) for pattern, text in ids):
