@@ -90,7 +90,8 @@ def page() -> str:
                 "## Metrics",
                 (
                     "Recorded when a load ends, with the attributes that are known, and with the load's trace as exemplar. "
-                    f"An attribute has the first {metric_names.VALUES} values that a process meets; what comes later goes without it. Where processes share a "
+                    f"An attribute has the first {metric_names.VALUES} values that a process meets; what comes later goes without it. "
+                    "Where processes share a "
                     "`service.instance.id`, `process.pid` tells their series apart."
                 ),
                 table(
