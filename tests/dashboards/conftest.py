@@ -38,7 +38,7 @@ SCRAPE = ROOT.parent / "collector" / "storage" / "scrape.yaml"
 """The part of the shipped Collector configuration that offers programs' metrics to a Prometheus."""
 
 
-@pytest.fixture(scope="session", params=["scraped", "collected", "pushed"])
+@pytest.fixture(scope="module", params=["scraped", "collected", "pushed"])
 def prometheus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Its metrics came from the processes, through a real Collector, or by OTLP as in compose.yaml: their names differ a little."""
     with ExitStack() as running:
@@ -87,7 +87,7 @@ def load(fast: Any, slow: Any) -> None:
     slow.load("base", 2.0, GB, "network", "OSError")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jaeger, str]]:
     """A real Jaeger with one load, slow, degraded and failed, and its trace id."""
     folder = tmp_path_factory.mktemp("jaeger")

@@ -50,7 +50,7 @@ class Measured:
     def _add(self, found: Mapping[str, Any], seconds: float, error: str | None) -> None:
         stage = self.stages.setdefault(found[names.STAGE], {"size": None, "timed": 0, "busy": 0.0, "largest": -1})
         size = found.get(names.SIZE)
-        if size is not None and error is None:
+        if size is not None:
             stage["size"] = (stage["size"] or 0) + size
         if names.THROUGHPUT in found:
             stage["timed"] += size or 0
