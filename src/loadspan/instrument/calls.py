@@ -289,24 +289,15 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
         return following.goes_on(where) or begin(stage, row, args, kwargs, 0, where)
 
     def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
-        if type(call) is Burst:
-            moved = size(result, args, kwargs) if size is not None else None
-            slow, call = call.count(call.begun, moved or 0), call.tally
-            slow = slow if call is not None and call.slow(slow) else 0
-        else:
-            slow, moved = announced(call, result, args, kwargs)
-        if slow and label is not None:
-            recorder.name_slow(call, slow, moved, label(args, kwargs))
-
-    def announced(call: Any, result: Any, args: Args, kwargs: Kwargs) -> tuple[int, int | None]:
-        moved = None
+        moved, known = None, type(call) is Burst
         try:
             moved = size(result, args, kwargs) if size is not None else None
         finally:
-            slow = end(call, moved, None, result)  # whatever became of the size: the call is over
-        if row.bursts and moved is not None and path is not None:
+            slow = call.end(moved) if known else end(call, moved, None, result)  # whatever became of the size: the call is over
+        if row.bursts and not known and moved is not None and path is not None:
             following.follow(call, moved, path(args, kwargs))
-        return slow, moved
+        if slow and label is not None:
+            recorder.name_slow(call, slow, moved, label(args, kwargs))
 
     def fail(call: Any, error: BaseException) -> None:
         if type(call) is Burst:

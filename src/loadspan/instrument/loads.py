@@ -339,9 +339,9 @@ class Loads(Times):
         load.partition.advance(now)
         load.partition.move(names.INITIALIZE, now - begun)
         load.spans += 1
-        found = {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}
-        load.handle.occupy(load.epoch(begun), load.epoch(now))
-        self.show(load, load.handle.child(names.INITIALIZE, load.epoch(begun)), load.epoch(now), found, None)
+        handle = load.handle.child(names.INITIALIZE, load.epoch(begun))
+        handle.occupy(load.epoch(now))
+        self.show(load, handle, load.epoch(now), {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}, None)
 
     def moved(self, load: OpenLoad, name: str, size: int, parent: OpenLoad | OpenStage | None) -> None:
         """Count bytes of stage *name*, called in *parent*, for the stages and loads around it."""

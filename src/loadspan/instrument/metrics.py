@@ -76,9 +76,12 @@ class Metrics:
         self._made_in = os.getpid()
         self._ended: deque[tuple[dict[str, Any], Measured, float, Context]] = deque()
 
+    def _in_force(self) -> MeterProvider:
+        return self._provider or metrics.get_meter_provider()
+
     def enabled(self) -> bool:
         """Whether there is a provider that does something."""
-        provider = self._provider or metrics.get_meter_provider()
+        provider = self._in_force()
         # The class of the proxy is not public; what it is called has not changed since there are metrics.
         return not isinstance(provider, metrics.NoOpMeterProvider) and type(provider).__name__ != _PROXY
 
@@ -86,7 +89,7 @@ class Metrics:
         """Make the instruments, if there is a provider, and begin the counters with 0: else the increase by a first load is not seen."""
         if not self.enabled():
             return False
-        provider = self._provider or metrics.get_meter_provider()
+        provider = self._in_force()
         if self._meter_of is not provider:
             self._meter_of = provider
             meter = provider.get_meter(names.SCOPE, __version__)
@@ -128,7 +131,7 @@ class Metrics:
 
     def flush(self) -> None:
         """Send what is waiting."""
-        flush = getattr(self._provider or metrics.get_meter_provider(), "force_flush", None)
+        flush = getattr(self._in_force(), "force_flush", None)
         if flush is not None:
             flush()
 

@@ -262,7 +262,7 @@ class Recorder(Quick):
         tally = call if isinstance(call, Tally) else call.tally
         return tally is not None and tally.count > RECOGNIZED and bool(tally.load.solo)
 
-    def name_slow(self, call: FineCall | Tally, took: int, size: int | None, label: str) -> None:
+    def name_slow(self, call: FineCall | Tally | Burst, took: int, size: int | None, label: str) -> None:
         """Give a slow call its name."""
         tally = call if isinstance(call, Tally) else call.tally
         if tally is not None:

@@ -165,22 +165,19 @@ class Stages(Loads):
         if size and error is None:
             self.moved(load, stage.name, size, stage.parent)
         if stage.handle is not None:
-            self._make_room(load, stage, end)
+            self._make_room(load, stage)
+            stage.handle.occupy(load.epoch(end))
             full_paths = self.settings.full_paths
             self.show(load, stage.handle, load.epoch(end), lambda: attributes.of_stage(stage, end, full_paths=full_paths), error)
 
-    def _make_room(self, load: OpenLoad, stage: OpenStage, end: int) -> None:
+    def _make_room(self, load: OpenLoad, stage: OpenStage) -> None:
         """Show what was tallied beside a stage that gets a span before it began: one bar over both would hide what ran when."""
-        beside = stage.parent or load
-        outer = beside.stage
-        above = load.handle if outer is None or outer.handle is None or outer.tallied else outer.handle
-        for tally in beside.tallies.values():
+        for tally in (stage.parent or load).tallies.values():
             self.collect_one(tally)
             before = tally.count and not tally.active and tally.last <= stage.start
             if before and load.spans < SPAN_LIMIT // 2 and tally.owned() > SHORT:
                 load.spans += 1
                 self.emit(load, tally)
-        above.occupy(load.epoch(stage.start), load.epoch(end))
 
     def _count(self, stage: OpenStage, end: int) -> None:
         """Read the counters of a stage that ended at *end*."""

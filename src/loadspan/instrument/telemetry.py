@@ -85,14 +85,17 @@ class Telemetry:
         self._tracer: trace.Tracer | None = None
         self._tracer_of: Any = None
 
+    def _in_force(self) -> TracerProvider:
+        return self._provider or trace.get_tracer_provider()
+
     def enabled(self) -> bool:
         """Whether a provider is configured."""
-        provider = self._provider or trace.get_tracer_provider()
+        provider = self._in_force()
         return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
     def tracer(self) -> trace.Tracer:
         """The tracer of the provider in force."""
-        provider = self._provider or trace.get_tracer_provider()
+        provider = self._in_force()
         if self._tracer is None or self._tracer_of is not provider:
             self._tracer = provider.get_tracer(names.SCOPE, __version__)
             self._tracer_of = provider
@@ -100,12 +103,12 @@ class Telemetry:
 
     def resource(self) -> Mapping[str, Any]:
         """Attributes of what the provider in force speaks for."""
-        resource = getattr(self._provider or trace.get_tracer_provider(), "resource", None)
+        resource = getattr(self._in_force(), "resource", None)
         return getattr(resource, "attributes", {})
 
     def flush(self) -> None:
         """Send what is waiting."""
-        flush = getattr(self._provider or trace.get_tracer_provider(), "force_flush", None)
+        flush = getattr(self._in_force(), "force_flush", None)
         if flush is not None:
             flush()
 
@@ -212,10 +215,12 @@ class SpanHandle:
             self._placed.append((begin, begin + length))
         return begin, begin + length
 
-    def occupy(self, start: int, end: int) -> None:
-        """A child lasts from *start* to *end*."""
-        with self._lock:
-            self._placed.append((start, end))
+    def occupy(self, end: int) -> None:
+        """It lasts until *end*: what stands for many calls is placed beside it."""
+        above = self._parent
+        if above is not None:
+            with above._lock:  # noqa: SLF001 - a handle of the same class
+                above._placed.append((self._start, end))  # noqa: SLF001 - as above
 
     def child(self, name: str, start: int) -> SpanHandle:
         """A handle for a stage below this span."""
