@@ -19,7 +19,7 @@ from loadspan.guard import observed, safely
 from loadspan.instrument.bursts import Burst
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.live import recorder
-from loadspan.instrument.patching import Kind
+from loadspan.instrument.patching import OURS, Kind, library, marked, patch_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -50,13 +50,13 @@ class RowRecording:
             return None
         describe = row.describe
         if row.kind is Kind.ROOT:
-            load = recorder.open_load({names.LOADER: row.module.partition(".")[0]}, name=None)
+            load = recorder.open_load({names.LOADER: library(row)}, name=None)
             if load is not None and describe is not None:
                 safely(describe, load, args, kwargs)
             return load
 
         def known(stage: OpenStage) -> None:
-            stage.library = row.module.partition(".")[0]
+            stage.library = library(row)
             if describe is not None:
                 safely(describe, stage, args, kwargs)
 
@@ -78,6 +78,12 @@ def wrap(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     if row.kind is Kind.FINE:
         return _fine(row, original)
     return recorded(original, RowRecording(row), row.aside() if row.aside is not None else None)
+
+
+def record_construction(kind: Any, row: Target) -> None:
+    """Record how objects of the class *kind* are constructed as *row* says: a class that a root is told of may be known only then."""
+    if getattr(kind.__init__, OURS, None) is None:
+        patch_type(kind, "__init__", marked(wrap(row, kind.__init__), row))
 
 
 def recorded(function: Callable[..., Any], recording: Recording, aside: Callable[[], bool] | None = None) -> Callable[..., Any]:

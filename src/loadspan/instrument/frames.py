@@ -283,6 +283,12 @@ class OpenLoad(Described):
         """Nodes that what is called here has above it, in this load (none) and in each load around it."""
         return (None, *self.parent.above) if self.parent is not None else (None,)
 
+    def known_as(self, name: str | None) -> None:
+        """Give the model its name, as the program or the loader calls it."""
+        self.name = name
+        if name:
+            self.attributes[names.MODEL_NAME] = self.attributes[names.REQUEST_MODEL] = name
+
     @property
     def outermost(self) -> OpenLoad:
         """The load that this one is part of: itself, if it is in none."""

@@ -72,10 +72,8 @@ class Loads(Times):
         if frame is None or not frame.load.explicit:
             self._close_quiet(implicit.origin())
         load = self._new_load(explicit=True, parent=frame, start=time.perf_counter_ns())
-        load.name = name
         load.attributes.update(described)
-        if name:
-            load.attributes[names.MODEL_NAME] = load.attributes[names.REQUEST_MODEL] = name
+        load.known_as(name)
         self._start_root(load, telemetry.here(), above=frame.handle if frame is not None else None)
         load.muted = not (load.handle.recording() or self.metrics.enabled())
         self._register(load)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("loadspan")
 _MISSING: Any = object()
-_OURS = "__loadspan_target__"
+OURS = "__loadspan_target__"
+"""Attribute of a wrapper: its row."""
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -92,6 +93,12 @@ class Target:
     """REPLACE: from the original to its replacement."""
     aliases: tuple[str, ...] = ()
     """Other `module:attribute` places that hold the same object."""
+
+
+def library(row: Target) -> str | None:
+    """The library that a row is about; None for Python's own modules."""
+    top = row.module.partition(".")[0]
+    return None if top in sys.stdlib_module_names else top
 
 
 def argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
@@ -197,7 +204,7 @@ class Patches:
             return
         inherited = raw is _MISSING
         original = _inherited(owner, name) if inherited else raw
-        if getattr(original, _OURS, None) is not None or any(patch.ours is original for patch in self._installed):
+        if getattr(original, OURS, None) is not None or any(patch.ours is original for patch in self._installed):
             return
         ours = self._make(row, original)
         if ours is None:
@@ -230,8 +237,8 @@ class Patches:
         if row.kind is Kind.REPLACE and row.replace is not None:
             return row.replace(original)
         if isinstance(original, staticmethod | classmethod):
-            return type(original)(_marked(self._wrap(row, original.__func__), row))
-        return _marked(self._wrap(row, original), row)
+            return type(original)(marked(self._wrap(row, original.__func__), row))
+        return marked(self._wrap(row, original), row)
 
     def _rebind(self, swaps: dict[int, tuple[Any, Any]], modules: Iterable[Any] = ()) -> None:
         """Rebind the copies that modules made by `from library import function` before we came."""
@@ -268,6 +275,7 @@ def _inherited(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _marked(wrapper: Any, row: Target) -> Any:
-    setattr(wrapper, _OURS, row)
+def marked(wrapper: Any, row: Target) -> Any:
+    """*wrapper*, with the row that it stands for."""
+    setattr(wrapper, OURS, row)
     return wrapper

@@ -19,6 +19,7 @@ from loadspan.instrument.bursts import Burst
 from loadspan.instrument.described import reference
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.loads import SPAN_LIMIT
+from loadspan.instrument.patching import library
 from loadspan.instrument.quick import DEEP, RECOGNIZED, REST, FineCall, Local, Quick
 from loadspan.instrument.tally import Tally
 
@@ -151,7 +152,7 @@ class Recorder(Quick):
             if load is None:
                 if not worth:
                     return None
-                load = self.open_implicit(question, now)
+                load = self.open_implicit(question, now, None if row is None else library(row))
             load.kept = now
             if path:
                 load.paths[path] = None
