@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,31 @@ if TYPE_CHECKING:
     from loadspan.instrument.tally import Tally
 
 _SAMPLE = 16
+_SNAPSHOT = re.compile(r"[/\\]models--([^/\\]+)[/\\]snapshots[/\\][^/\\]+$")
+"""A model in the local cache of the hub: the last part of its path is a revision."""
 
 
 def sample(objects: Iterable[Any]) -> list[Any]:
     """At most sixteen of *objects*, spread evenly: enough to recognize a state dict of 20 000 tensors."""
     found = list(objects)
     return found if len(found) <= _SAMPLE else [found[index * len(found) // _SAMPLE] for index in range(_SAMPLE)]
+
+
+def model_name(source: Any) -> str | None:
+    """
+    What to call a model that a program names by *source*: its id on a hub, else the last part of its path or address.
+
+    Nothing is looked up: what could be an id (`org/name`) is taken for one.
+    """
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if not isinstance(source, str) or not source:
+        return None
+    if source.count("/") > 1 or source.startswith(("/", ".", "~")) or os.path.isabs(source):
+        source = os.path.abspath(source)  # noqa: PTH100 - no Path object on the recording side
+        snapshot = _SNAPSHOT.search(source)
+        source = snapshot[1].replace("--", "/") if snapshot is not None else os.path.basename(source)  # noqa: PTH119 - as above
+    return source
 
 
 def reference(thing: Any) -> weakref.ref[Any] | None:
