@@ -40,8 +40,6 @@ _Seen = tuple[Any, Any, int]
 _KIND, _SEEN = attrgetter("device", "dtype"), attrgetter("device", "dtype", "nbytes")
 _META = "meta"
 _BIG = 1 << 20  # bytes from which a tensor is asked where its pages are
-_PART = 24_000  # tensors in one set, which then takes less than 2 MB
-_ALIGNED = 16  # bytes, of every object
 _EMPTY = "to_empty"
 _CASTS = ("half", "float", "double", "bfloat16", "type")
 
@@ -168,18 +166,18 @@ def _numbered(found: Iterable[_Seen]) -> tuple[array[int], list[_Seen]]:
 
 
 def _again(identities: array[int]) -> list[int]:
-    """Places at which an identity was met before: weights that are tied. In parts, since a set of 100 000 takes 8 MB."""
-    parts, tied = len(identities) // _PART + 1, set[int]()
-    for part in range(parts):
-        own = identities.tolist() if parts == 1 else [identity for identity in identities if identity // _ALIGNED % parts == part]
-        if len(set(own)) < len(own):
-            tied.update(identity for identity, number in Counter(own).items() if number > 1)
+    """Places at which an identity was met before: weights that are tied."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and identities:  # it makes no array of nothing
+        found = numpy.frombuffer(identities, numpy.uint64)
+        order = numpy.argsort(found, kind="stable")
+        ordered = found[order]
+        return order[1:][ordered[1:] == ordered[:-1]].tolist()  # type: ignore[no-any-return] # numpy is not imported here
     met, again = set[int](), []
-    for place, identity in enumerate(identities if tied else ()):
-        if identity in tied:
-            if identity in met:
-                again.append(place)
-            met.add(identity)
+    for place, identity in enumerate(identities):
+        if identity in met:
+            again.append(place)
+        met.add(identity)
     return again
 
 
