@@ -33,15 +33,14 @@ def model_name(source: Any) -> str | None:
 
     Nothing is looked up: what could be an id (`org/name`) is taken for one.
     """
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
-    if not isinstance(source, str) or not source:
+    if not isinstance(source, str | os.PathLike):
         return None
-    if source.count("/") > 1 or source.startswith(("/", ".", "~")) or os.path.isabs(source):
-        source = os.path.abspath(source)  # noqa: PTH100 - no Path object on the recording side
-        snapshot = _SNAPSHOT.search(source)
-        source = snapshot[1].replace("--", "/") if snapshot is not None else os.path.basename(source)  # noqa: PTH119 - as above
-    return source
+    name = os.fsdecode(source)
+    if name.count("/") <= 1 and not name.startswith(("/", ".", "~", "\\")):
+        return name or None
+    path = os.path.abspath(name)  # noqa: PTH100 - no Path object on the recording side
+    snapshot = _SNAPSHOT.search(path)
+    return snapshot[1].replace("--", "/") if snapshot is not None else os.path.basename(path)  # noqa: PTH119 - as above
 
 
 def reference(thing: Any) -> weakref.ref[Any] | None:
