@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from loadspan.instrument.recorder import Recorder
 
 TICK = 0.1
-"""Seconds between two readings."""
+"""Seconds between two readings, unless one takes so long that more often than that would be too much."""
+
+_SHARE = 0.008  # of a core, that readings may take
+_RARELY = 0.25  # seconds between two readings at most
 
 _KEPT = 0.02  # seconds between two writings; each takes up to a millisecond
 _BREATH = 0.005  # seconds after a stage in which the loading thread comes to its next call into C, and needs the interpreter lock no more
@@ -158,22 +161,24 @@ class Sampler:
         self._running = False
 
     def _run(self) -> None:
-        idle, stop = 0, self._stop
+        idle, stop, pause = 0, self._stop, TICK
         self._charged = time.thread_time_ns()
         while True:
-            self._rest(stop)  # first: the start of a load is no time to take the interpreter lock
+            self._rest(stop, pause)  # first: the start of a load is no time to take the interpreter lock
+            begun = time.thread_time()
             with guard:
                 self._tick()
+            pause = min(max(TICK, (time.thread_time() - begun) / _SHARE), _RARELY)
             idle = 0 if self._recorder.loads or self._recorder.repetitions else idle + 1
             with self._lock:
                 if stop.is_set() or (idle > _LINGER and not self._recorder.loads):
                     self._running = False
                     return
 
-    def _rest(self, stop: threading.Event) -> None:
-        """Wait for the next tick; write meanwhile what is asked for."""
+    def _rest(self, stop: threading.Event, pause: float) -> None:
+        """Wait *pause* seconds for the next tick; write meanwhile what is asked for."""
         ticked = time.perf_counter()
-        while not stop.is_set() and (left := ticked + TICK - time.perf_counter()) > 0:
+        while not stop.is_set() and (left := ticked + pause - time.perf_counter()) > 0:
             if self._nudged.wait(left):
                 stop.wait(_BREATH)
                 self._nudged.clear()
