@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadspan.instrument.targets import crypto, files, key_derivation, mapped_files, moves, peft, safetensors, torch
+from loadspan.instrument.targets import (
+    crypto,
+    distributed_checkpoint,
+    files,
+    hub,
+    key_derivation,
+    mapped_files,
+    moves,
+    peft,
+    safetensors,
+    shared_memory,
+    torch,
+    transformers,
+)
 
 if TYPE_CHECKING:
     from loadspan.instrument.patching import Target
@@ -14,4 +27,16 @@ if TYPE_CHECKING:
 def rows(settings: Settings) -> list[Target]:
     """Every row that *settings* ask for."""
     files_rows = (*files.ROWS, *mapped_files.ROWS) if settings.file_reads else ()
-    return [*files_rows, *crypto.ROWS, *key_derivation.ROWS, *safetensors.ROWS, *torch.ROWS, *moves.ROWS, *peft.ROWS]
+    return [
+        *files_rows,
+        *crypto.ROWS,
+        *key_derivation.ROWS,
+        *safetensors.ROWS,
+        *torch.ROWS,
+        *moves.ROWS,
+        *distributed_checkpoint.ROWS,
+        *peft.ROWS,
+        *transformers.ROWS,
+        *shared_memory.ROWS,
+        *hub.ROWS,
+    ]

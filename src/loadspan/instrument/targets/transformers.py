@@ -1,0 +1,424 @@
+"""
+transformers: `from_pretrained` of models, and `pipeline`.
+
+Since release 5 a pool of threads reads slices of all files and casts or moves them, while the caller assigns what is ready; before, the
+caller did all that, tensor by tensor, in one function. What is not cast stays a view on the mapped file: its bytes arrive at first use.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from loadspan import names
+from loadspan.guard import observed, safely
+from loadspan.instrument.calls import record_construction, wrap
+from loadspan.instrument.described import model_name
+from loadspan.instrument.destination import named
+from loadspan.instrument.live import recorder
+from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
+from loadspan.instrument.targets import roots, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+
+_LIBRARY = "transformers"
+_SAFETENSORS = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint8": "U8", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+"""What a slice of safetensors calls torch's types."""
+
+
+def _model_of(args: Args) -> Any:
+    """The module among the first arguments: `_load_pretrained_model` is a class method in some releases, a static one in others."""
+    torch: Any = sys.modules["torch"]
+    return next((argument for argument in args[:2] if isinstance(argument, torch.nn.Module)), None)
+
+
+# Roots
+
+
+def _source(args: Args, kwargs: Kwargs) -> str | None:
+    return model_name(argument(args, kwargs, 1, "pretrained_model_name_or_path"))
+
+
+def _another_model(args: Args, kwargs: Kwargs) -> bool:
+    return not roots.same(_LIBRARY, _source(args, kwargs))
+
+
+def _own_load(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a concrete class loads for itself, not for the auto class or pipeline that chose it. Its constructor is made known."""
+    record_construction(args[0], _CONSTRUCTION)
+    load = roots.around()
+    chosen = kwargs.get("_from_auto") and load is not None and load.attributes.get(names.LOADER) == _LIBRARY
+    return not chosen and _another_model(args, kwargs)
+
+
+def _describe_root(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    load.known_as(_source(args, kwargs) or getattr(args[0], "__name__", None))  # type: ignore[union-attr] # a root's frame is a load
+
+
+def _pipeline_of(args: Args, kwargs: Kwargs) -> Any:
+    return argument(args, kwargs, 1, "model") or argument(args, kwargs, 0, "task")
+
+
+def _pipeline_loads(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a pipeline is made of a model that is not loaded yet."""
+    model = argument(args, kwargs, 1, "model")
+    return (model is None or isinstance(model, str)) and not roots.same(_LIBRARY, model_name(model))
+
+
+def _describe_pipeline(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    load.known_as(model_name(_pipeline_of(args, kwargs)))  # type: ignore[union-attr] # as above
+
+
+# What is made: modules, tokenizers, configurations
+
+
+def _part(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a call is part of a load: by itself, making a tokenizer or a module loads no model."""
+    return recorder.active and roots.around() is not None
+
+
+def _initializes(module: str, attribute: str, why: str) -> Target:
+    return Target(module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, when=_part, why=why)
+
+
+_CONSTRUCTION = _initializes("modeling_utils", "PreTrainedModel.__init__", "the constructor of the class that a root is called for")
+
+# The state dict
+
+
+def _describe_load(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.module = kwargs.get("model", None) or _model_of(args)
+    stage.rated = False  # type: ignore[union-attr] # rows of stages; tensors change hands, what moves is told by what is in it
+    config = argument(args, kwargs, 3 if args and args[0] is stage.module else 4, "load_config")
+    quantizer = getattr(config, "hf_quantizer", None) or kwargs.get("hf_quantizer")
+    for transform in getattr(config, "weight_mapping", None) or ():
+        for operation in getattr(transform, "operations", ()):
+            _watch(type(operation), "convert", _OPERATION)
+    if quantizer is not None:
+        _watch(type(quantizer), "create_quantized_param", _OPERATION)
+        _watch_quantizer(type(quantizer))
+
+
+def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
+    """Bytes of what has its memory now and was in the checkpoint."""
+    info = result[0] if isinstance(result, tuple) else result
+    missing, mismatched = (getattr(info, name, ()) for name in ("missing_keys", "mismatched_keys"))
+    if isinstance(result, tuple) and info is stage.module:
+        missing, mismatched = result[1], result[3]
+    without = {*missing, *(key if isinstance(key, str) else key[0] for key in mismatched)}
+    found = {}
+    for prefix, module in stage.module.named_modules():
+        for holder in (module._parameters, module._buffers):  # noqa: SLF001 - `state_dict()` runs the host's hooks, the iterators are slow
+            for name, tensor in holder.items():
+                if tensor is not None and (not without or f"{prefix}.{name}".lstrip(".") not in without):
+                    found[id(tensor)] = tensor
+        for name in module._non_persistent_buffers_set:  # noqa: SLF001 - as above
+            found.pop(id(module._buffers[name]), None)  # noqa: SLF001 - as above
+    stage.size = tensors.sizes(found.values()) or None
+
+
+def _watch(kind: Any, name: str, row: Target) -> None:
+    """Record a method of a type that is known only now."""
+    method = getattr(kind, name, None)
+    if method is not None and getattr(method, OURS, None) is None:
+        patch_type(kind, name, marked(wrap(row, method), row))
+
+
+def _watch_quantizer(kind: Any) -> None:
+    """See which operation quantizes: a quantizer makes one for each tensor."""
+    method = getattr(kind, "get_quantize_ops", None)
+    if method is None or getattr(method, OURS, None) is not None:
+        return
+
+    @wraps(method)
+    def get_quantize_ops(*args: Any, **kwargs: Any) -> Any:
+        operation = method(*args, **kwargs)
+        if recorder.active:
+            safely(_watch, type(operation), "convert", _OPERATION)
+        return operation
+
+    patch_type(kind, "get_quantize_ops", marked(get_quantize_ops, _OPERATION))
+
+
+def _produced(result: Any, args: Args, kwargs: Kwargs) -> int | None:
+    return sum(map(tensors.size, tensors.find(result))) or None
+
+
+_OPERATION = Target(
+    module="transformers.core_model_loading",
+    attribute="ConversionOps.convert",
+    kind=Kind.FINE,
+    stage=names.CONVERT,
+    size=_produced,
+    label=lambda args, kwargs: type(args[0]).__name__,
+    when=_part,
+    why="merges the experts of a layer, splits, transposes, quantizes or unpacks: each kind of operation has its own",
+)
+
+# Tensor by tensor: casts and moves
+
+
+def _dtype_facts(position: int) -> Callable[[Args, Kwargs], dict[str, Any]]:
+    return lambda args, kwargs: {names.DTYPE: str(argument(args, kwargs, position, "dtype")).removeprefix("torch.")}
+
+
+_CAST = Target(
+    module="transformers.core_model_loading",
+    attribute="_materialize_copy",
+    kind=Kind.FINE,
+    stage=names.CONVERT,
+    facts=_dtype_facts(2),
+    why="a slice of the file is cast",
+)
+_MOVE = Target(
+    module="transformers.core_model_loading",
+    attribute="_materialize_copy",
+    kind=Kind.FINE,
+    stage=names.TO_DEVICE,
+    destination=lambda args, kwargs: named(argument(args, kwargs, 1, "device")),
+    why="a slice of the file is brought to a device",
+)
+
+
+def _casts(tensor: Any, dtype: Any) -> bool:
+    if dtype is None:
+        return False
+    of_slice = getattr(tensor, "get_dtype", None)
+    if of_slice is not None:
+        return bool(of_slice() != _SAFETENSORS.get(str(dtype)[6:]))
+    return bool(getattr(tensor, "dtype", dtype) != dtype)
+
+
+def _begin_copy(args: Args, kwargs: Kwargs) -> Any:
+    if not recorder.active:
+        return None
+    if named(argument(args, kwargs, 1, "device")) is not None:
+        return recorder.begin_fine(names.TO_DEVICE, _MOVE, args, kwargs)
+    if _casts(args[0], argument(args, kwargs, 2, "dtype")):
+        return recorder.begin_fine(names.CONVERT, _CAST, args, kwargs)
+    return None
+
+
+def _end_copy(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
+    recorder.end_fine(call, tensors.size(result), None, result)
+
+
+def _fail_copy(call: Any, error: BaseException) -> None:
+    recorder.end_fine(call, None, error)
+
+
+def _replace_copy(original: Any) -> Any:
+    return observed(original, _begin_copy, _end_copy, _fail_copy)
+
+
+# Release 4: one function reads a tensor, casts or moves it and puts it into the model. What lies between two functions that it calls for
+# each is the cast; the read is a call of its own in it.
+
+
+class _Now(threading.local):
+    """The cast or move of the tensor that this thread puts into a model now."""
+
+    call: Any = None
+    moves = False
+
+
+_now = _Now()
+
+
+def _stop(error: BaseException | None = None) -> None:
+    call, _now.call = _now.call, None
+    if call is not None:
+        recorder.end_fine(call, None, error)
+
+
+def _replace_infer(original: Any) -> Any:
+    @wraps(original)
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        if recorder.active:
+            safely(_inferred, args, kwargs, found)
+        return found
+
+    return infer
+
+
+def _inferred(args: Args, kwargs: Kwargs, found: Any) -> None:
+    _stop()
+    dtype = found[1]
+    if _now.moves:
+        _now.call = recorder.begin_fine(names.TO_DEVICE, _PUT)
+    elif dtype is not None and dtype != argument(args, kwargs, 2, "empty_param").dtype:
+        _now.call = recorder.begin_fine(names.CONVERT, _CAST_4, (), {"dtype": dtype})
+
+
+def _replace_put(original: Any) -> Any:
+    @wraps(original)
+    def put(*args: Any, **kwargs: Any) -> Any:
+        if _now.call is not None:
+            safely(_cast, argument(args, kwargs, 2, "tensor"))
+        return original(*args, **kwargs)
+
+    return put
+
+
+def _cast(tensor: Any) -> None:
+    call, _now.call = _now.call, None
+    recorder.end_fine(call, tensors.size(tensor), None, tensor)
+
+
+def _begin_shard(args: Args, kwargs: Kwargs) -> bool:
+    devices = argument(args, kwargs, 4, "device_map") or {}
+    _now.moves = any(named(f"cuda:{device}" if isinstance(device, int) else device) is not None for device in devices.values())
+    return True
+
+
+def _fail_shard(call: Any, error: BaseException) -> None:
+    _stop(error)
+
+
+def _replace_shard(original: Any) -> Any:
+    return observed(original, _begin_shard, lambda call, result, args, kwargs: _stop(), _fail_shard)
+
+
+_CAST_4 = Target(
+    module="transformers.modeling_utils",
+    attribute="_load_parameter_into_model",
+    kind=Kind.FINE,
+    stage=names.CONVERT,
+    facts=_dtype_facts(0),
+    why="a tensor is cast before it is put into the model",
+)
+_PUT = Target(
+    module="transformers.modeling_utils",
+    attribute="_load_parameter_into_model",
+    kind=Kind.FINE,
+    stage=names.TO_DEVICE,
+    why="a tensor is brought to a device before it is put into the model",
+)
+
+# Adapters and GGUF
+
+
+def _describe_adapter(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.module = args[0]
+    stage.attributes[names.ADAPTER_NAME] = str(argument(args, kwargs, 2, "adapter_name") or "default")
+
+
+def _describe_gguf(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.file(argument(args, kwargs, 0, "gguf_checkpoint_path"), "gguf")
+
+
+def _has_tensors(args: Args, kwargs: Kwargs) -> bool:
+    return bool(argument(args, kwargs, 1, "return_tensors", default=False)) or _part(args, kwargs)
+
+
+def _rows_of_parts() -> list[Target]:
+    tokenizers = "reads the vocabulary and builds the tokenizer"
+    processors = "reads the settings of a processor and makes it"
+    configurations = "reads the configuration and makes an object of it"
+    return [
+        _initializes("utils.import_utils", "_LazyModule._get_module", "the code of a model is imported when its class is first asked for"),
+        _initializes("configuration_utils", "PreTrainedConfig.from_pretrained", configurations),
+        _initializes("configuration_utils", "PretrainedConfig.from_pretrained", configurations + "; its name before release 5"),
+        _initializes("models.auto.configuration_auto", "AutoConfig.from_pretrained", configurations),
+        _initializes("models.auto.tokenization_auto", "AutoTokenizer.from_pretrained", tokenizers),
+        _initializes("tokenization_utils_base", "PreTrainedTokenizerBase.from_pretrained", tokenizers),
+        _initializes("models.auto.processing_auto", "AutoProcessor.from_pretrained", processors),
+        _initializes("processing_utils", "ProcessorMixin.from_pretrained", processors),
+        _initializes("models.auto.image_processing_auto", "AutoImageProcessor.from_pretrained", processors),
+        _initializes("image_processing_base", "ImageProcessingMixin.from_pretrained", processors),
+        _initializes("models.auto.feature_extraction_auto", "AutoFeatureExtractor.from_pretrained", processors),
+        _initializes("feature_extraction_utils", "FeatureExtractionMixin.from_pretrained", processors),
+        _initializes("generation.configuration_utils", "GenerationConfig.from_pretrained", configurations),
+        _initializes("quantizers.base", "HfQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
+        _initializes("modeling_utils", "PreTrainedModel._initialize_missing_keys", "values for weights that the checkpoint lacks"),
+        _initializes("modeling_utils", "PreTrainedModel._move_missing_keys_from_meta_to_device", "memory for weights it lacks"),
+        _initializes("modeling_utils", "PreTrainedModel._move_missing_keys_from_meta_to_cpu", "the same, in release 4"),
+    ]
+
+
+def _replaces(module: str, attribute: str, replace: Callable[[Any], Any], why: str) -> Target:
+    return Target(module=f"transformers.{module}", attribute=attribute, kind=Kind.REPLACE, replace=replace, why=why)
+
+
+ROWS = (
+    Target(
+        module="transformers.models.auto.auto_factory",
+        attribute="_BaseAutoModelClass.from_pretrained",
+        kind=Kind.ROOT,
+        when=_another_model,
+        describe=_describe_root,
+        why="chooses the class from the configuration",
+    ),
+    Target(
+        module="transformers.modeling_utils",
+        attribute="PreTrainedModel.from_pretrained",
+        kind=Kind.ROOT,
+        when=_own_load,
+        describe=_describe_root,
+        why="loads a model, for itself or for an auto class",
+    ),
+    Target(
+        module="transformers.pipelines",
+        attribute="pipeline",
+        kind=Kind.ROOT,
+        when=_pipeline_loads,
+        describe=_describe_pipeline,
+        why="loads a model, its tokenizer and processors, and brings the model to its device",
+    ),
+    Target(
+        module="transformers.modeling_utils",
+        attribute="PreTrainedModel._load_pretrained_model",
+        stage=names.LOAD_STATE_DICT,
+        describe=_describe_load,
+        measure=_measure_load,
+        why="reads the files and puts what is in them into the model",
+    ),
+    Target(
+        module="transformers.modeling_utils",
+        attribute="PreTrainedModel._finalize_model_loading",
+        stage=names.LOAD_STATE_DICT,
+        why="ties weights, and complains of those that do not fit",
+    ),
+    Target(
+        module="transformers.modeling_utils",
+        attribute="PreTrainedModel._finalize_load_state_dict",
+        stage=names.LOAD_STATE_DICT,
+        why="its name in release 5.0",
+    ),
+    Target(
+        module="transformers.conversion_mapping",
+        attribute="get_model_conversion_mapping",
+        stage=names.LOAD_STATE_DICT,
+        when=_part,
+        why="which weights of the checkpoint become which of the model",
+    ),
+    Target(
+        module="transformers.integrations.peft",
+        attribute="PeftAdapterMixin.load_adapter",
+        stage=names.MERGE_LORA,
+        describe=_describe_adapter,
+        why="an adapter into a model that peft does not wrap",
+    ),
+    Target(
+        module="transformers.modeling_gguf_pytorch_utils",
+        attribute="load_gguf_checkpoint",
+        stage=names.DESERIALIZE,
+        describe=_describe_gguf,
+        when=_has_tensors,
+        why="reads and unpacks a GGUF file",
+    ),
+    _replaces("core_model_loading", "_materialize_copy", _replace_copy, "in the pool: a slice of the file, cast and moved"),
+    _replaces("modeling_utils", "_infer_parameter_dtype", _replace_infer, "release 4: the type that a tensor will have"),
+    _replaces("modeling_utils", "_load_parameter_into_model", _replace_put, "release 4: the tensor has it"),
+    _replaces("modeling_utils", "_load_state_dict_into_meta_model", _replace_shard, "release 4: the file whose tensors these are"),
+    *_rows_of_parts(),
+)
