@@ -260,14 +260,66 @@ COPY_SIZE_MIN: Final = _attribute("loadspan.copy.size.min", "int", "By", "to_dev
 COPY_SIZE_MEDIAN: Final = _attribute("loadspan.copy.size.median", "int", "By", "to_device", "median of these copies")
 COPY_SIZE_MAX: Final = _attribute("loadspan.copy.size.max", "int", "By", "to_device", "largest of these copies")
 HOST_MEMORY_PINNED: Final = _attribute("loadspan.host_memory.pinned", "boolean", "", "to_device", "the source was page-locked")
-CACHE_HIT: Final = _attribute("loadspan.cache.hit", "boolean", "", "cache", "shared-memory or application cache hit")
-DTYPE: Final = _attribute("loadspan.dtype", "string", "", "convert", "dtype of the weights afterwards")
+CACHE_HIT: Final = _attribute(
+    "loadspan.cache.hit",
+    "boolean",
+    "",
+    "cache, load",
+    "whether the shared-memory or application cache had what was looked for; making a segment of shared memory is a miss. On a load "
+    "whether every cache that it asked had it",
+)
+CACHE_MISS_TIME: Final = _attribute(
+    "loadspan.cache.miss_time",
+    "double",
+    "s",
+    "load",
+    "what its cache misses cost: exclusive seconds of download, read, decrypt, deserialize, compile and cache, from the lookup that missed "
+    "until the cache is filled, that included; where nothing is seen to be filled, to the next hit or the end of the load. A hit needs "
+    "none of them. Where bytes are brought into a segment that was made for them, deserialize is left out: a hit needs it, too",
+)
+DTYPE: Final = _attribute(
+    "loadspan.dtype", "string", "", "convert, load_state_dict", "dtype of the weights afterwards, where it is another than before"
+)
 KEY_DERIVATION_TIME: Final = _attribute(
     "loadspan.key_derivation.time", "double", "s", "decrypt", "seconds of scrypt, Argon2 or PBKDF2 in this stage, apart from the cipher"
 )
 CIPHER: Final = _attribute("loadspan.cipher", "string", "", "decrypt", "AES-GCM, ChaCha20-Poly1305, Fernet, ..., scrypt")
 MERGED_LAYERS: Final = _attribute("loadspan.merge.layers", "int", "{layer}", "merge_lora", "layers whose base weights got a delta")
-INJECTED_LAYERS: Final = _attribute("loadspan.inject.layers", "int", "{layer}", "merge_lora", "layers that got adapter modules")
+MERGE_REPEATED: Final = _attribute(
+    "loadspan.merge.repeated",
+    "int",
+    "{layer}",
+    "merge_lora",
+    "layers whose base weights had the delta already: nothing was done there; absent where there are none",
+)
+DELTA_SIZE: Final = _attribute(
+    "loadspan.merge.delta_size",
+    "int",
+    "By",
+    "merge_lora",
+    "bytes of the deltas that were computed (B x A, as big as the base weights): work, nothing that was read",
+)
+DELTA_TIME: Final = _attribute(
+    "loadspan.merge.delta_time",
+    "double",
+    "s",
+    "merge_lora",
+    "seconds in which they were computed; the rest of a merge adds them. Absent on devices, which compute while the host goes on",
+)
+INJECTED_LAYERS: Final = _attribute(
+    "loadspan.inject.layers",
+    "int",
+    "{layer}",
+    "merge_lora, initialize",
+    "layers that got adapter modules; the seconds are those of the `initialize` in the merge_lora",
+)
+ADAPTER_ACTION: Final = _attribute(
+    "loadspan.adapter.action",
+    "string",
+    "",
+    "merge_lora",
+    "what was done with the adapter: load (read and injected), swap (read over another), merge, unmerge, activate, combine, remove",
+)
 PARTITION: Final = _attribute(
     "loadspan.partition",
     "double",

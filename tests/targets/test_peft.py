@@ -108,7 +108,6 @@ def unmerge(model: Any) -> Any:
 
 def add(model: Any, adapters: Path) -> Any:
     model.load_adapter(adapters / "subject", "subject")
-    model.set_adapter("subject")
     return model
 
 
@@ -200,7 +199,8 @@ def test_an_adapter_is_one_merge_of_its_bytes_and_layers(recording: Callable[...
     else:
         path = adapters / file / "adapter_model.safetensors"
         assert (attributes["file.path"], attributes["file.size"]) == (str(path), path.stat().st_size)
-        assert {"merge_lora", "deserialize", "load_state_dict"} <= inner.keys()
+        assert inner.keys() == {"merge_lora", "deserialize", "initialize", "load_state_dict"}
+        assert inner["initialize"]["loadspan.inject.layers"] == expected["loadspan.inject.layers"]
         assert inner["deserialize"]["loadspan.size"] == inner["load_state_dict"]["loadspan.size"] == expected["loadspan.size"]
         assert inner["deserialize"]["file.path"] == str(path)
     assert len(list(walk(stage))) == len(inner), "no span for each of the modules that were moved"
@@ -234,7 +234,7 @@ def test_a_switch_of_adapters_that_nobody_declared_is_one_load_of_what_was_read(
     model = both(adapters)
     merge(model, ["style", "subject"])
     load = spans.load()
-    injected: Any = {"merge_lora": ["deserialize", "load_state_dict"]}
+    injected: Any = {"merge_lora": ["initialize", "deserialize", "load_state_dict"]}
     assert outline(load["children"]) == [injected, injected, "merge_lora"]
     assert load["attributes"]["loadspan.size"] == STYLE + SUBJECT
     assert load["attributes"]["loadspan.loader"] == "peft"
@@ -280,7 +280,7 @@ def test_an_adapter_that_fails_fails_as_it_did_and_is_told_once(
     assert tree["error"] is not None
     failed = [span for span in walk(tree) if span["name"] == "merge_lora" and span["error"] is not None]
     assert len(failed) == 1, outline(tree)
-    assert "loadspan.inject.layers" not in failed[0]["attributes"]
+    assert failed[0]["attributes"].get("loadspan.inject.layers") in (None, 2 * LAYERS), "what was injected before it failed"
 
 
 def test_methods_come_back(recording: Callable[..., Spans]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from loadspan.instrument.targets import (
     crypto,
+    diffusers,
     distributed_checkpoint,
     files,
     hub,
@@ -36,6 +37,7 @@ def rows(settings: Settings) -> list[Target]:
         *moves.ROWS,
         *distributed_checkpoint.ROWS,
         *peft.ROWS,
+        *diffusers.ROWS,
         *transformers.ROWS,
         *shared_memory.ROWS,
         *hub.ROWS,

@@ -52,6 +52,14 @@ class _Before(threading.local):
     inside = False
 
 
+class _Within(threading.local):
+    calls = 0
+
+
+within = _Within()
+"""Open calls of this thread in which moves of modules are part of the work, thousands of them: none is recorded, nor looked at."""
+
+
 @dataclass(slots=True)
 class _Change:
     """What a call did to the tensors of a module."""
@@ -210,7 +218,7 @@ class _Apply:
 
     def open(self, args: Args, kwargs: Kwargs) -> OpenStage | None:
         """Open the stage, unless this is a child's turn or there is nothing that could move."""
-        if self._before.inside or not recorder.active:
+        if self._before.inside or within.calls or not recorder.active:
             return None
         module, function = args[0], argument(args, kwargs, 1, "fn")
         survey = _Survey(module)

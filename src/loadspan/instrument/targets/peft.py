@@ -10,30 +10,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.instrument.patching import Args, Kwargs, Target, argument
-from loadspan.instrument.targets import tensors
+from loadspan.instrument.calls import recorded
+from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.targets import adapters, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
-
-
-def _layers(model: Any) -> list[Any]:
-    """Adapter layers of a model: what peft marks as such, whatever the kind of adapter."""
-    return [module for module in model.modules() if hasattr(module, "adapter_layer_names") and hasattr(module, "merged_adapters")]
-
-
-def _parts(layer: Any, adapter: str) -> list[Any]:
-    """Modules and parameters of one adapter in a layer."""
-    holders = (getattr(layer, name, None) for name in layer.adapter_layer_names)
-    return [part for holder in holders for name, part in getattr(holder, "items", dict)() if name == adapter]
-
-
-def _size(part: Any) -> int:
-    return sum(map(tensors.size, part.parameters())) if hasattr(part, "parameters") else tensors.size(part)
 
 
 def _file(folder: Any, subfolder: Any) -> str | None:
@@ -44,69 +28,89 @@ def _file(folder: Any, subfolder: Any) -> str | None:
     return next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113 - as above
 
 
-def _describe_inject(position: int) -> Any:
+def _describe_load(position: int, action: str = adapters.LOAD, source: str = "model_id") -> Any:
+    """Of a function that takes the model at *position*, then the folder, then the name of the adapter."""
+
     def describe(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-        stage.module = argument(args, kwargs, position, "model") if position else args[0]
-        stage.file(_file(argument(args, kwargs, position + 1, "model_id"), kwargs.get("subfolder")))
-        stage.attributes[names.ADAPTER_NAME] = str(argument(args, kwargs, position + 2, "adapter_name", "default"))
+        stage.module = argument(args, kwargs, position, "model")
+        stage.file(_file(argument(args, kwargs, position + 1, source), kwargs.get("subfolder")))
+        adapters.called(stage, [argument(args, kwargs, position + 2, "adapter_name", "default")], action)
 
     return describe
 
 
+def _describe_load_adapter(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    _describe_load(0)(stage, args, kwargs)
+    if argument(args, kwargs, 2, "adapter_name") in getattr(args[0], "peft_config", ()):
+        stage.attributes[names.INJECTED_LAYERS] = 0  # its weights are read into the layers that are there
+
+
 def _measure_from_pretrained(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
     stage.outputs = [result]
-    _count_injected(stage, result)
 
 
-def _measure_load_adapter(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
-    _count_injected(stage, args[0])
+def _describe_injection(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.opens = False  # type: ignore[union-attr] # rows of this file are stages; a new adapter, to be trained, is not loaded
+    stage.module = argument(args, kwargs, 1, "model")
 
 
-def _count_injected(stage: OpenStage | OpenLoad, model: Any) -> None:
-    adapter = stage.attributes[names.ADAPTER_NAME]
-    stage.attributes[names.INJECTED_LAYERS] = sum(bool(_parts(layer, adapter)) for layer in _layers(model))
+def _measure_injection(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
+    adapters.injected(stage, argument(args, kwargs, 1, "model"), argument(args, kwargs, 2, "adapter_name"))
 
 
 def _describe_merge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    _merging(stage, args[0], argument(args, kwargs, 1, "adapter_names"))
+    stage.module = getattr(args[0], "model", args[0])
+    adapters.merging(stage, [args[0]], argument(args, kwargs, 1, "adapter_names"))
 
 
 def _describe_unmerge(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    merged = [(layer, list(layer.merged_adapters)) for layer in _layers(args[0]) if layer.merged_adapters]
     stage.module = getattr(args[0], "model", args[0])
-    _changing(stage, sorted({str(adapter) for _, adapters in merged for adapter in adapters}), merged)
+    adapters.unmerging(stage, [args[0]])
 
 
 def _describe_unload(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     if not argument(args, kwargs, 1, "merge", default=True):
-        stage.cancelled = True  # type: ignore[union-attr] # rows of this file are stages; unloading without a merge is none
+        stage.cancelled = True  # type: ignore[union-attr] # as above; unloading without a merge is none
         return
-    _merging(stage, args[0], argument(args, kwargs, 4, "adapter_names"))
+    stage.module = getattr(args[0], "model", args[0])
+    adapters.merging(stage, [args[0]], argument(args, kwargs, 4, "adapter_names"))
 
 
-def _merging(stage: OpenStage | OpenLoad, tuner: Any, adapters: Any) -> None:
-    """Layers and bytes are counted before: merging and unloading replaces the layers."""
-    stage.module = getattr(tuner, "model", tuner)
-    names_of = adapters if adapters is not None else getattr(tuner, "active_adapters", ())
-    wanted = [names_of] if isinstance(names_of, str) else list(names_of() if callable(names_of) else names_of)
-    left = [(layer, [adapter for adapter in wanted if adapter not in layer.merged_adapters]) for layer in _layers(tuner)]
-    _changing(stage, wanted, left)
+def _describe_activate(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.module = args[0]
+    adapters.called(stage, adapters.listed(argument(args, kwargs, 1, "adapter_name")), adapters.ACTIVATE)
 
 
-def _changing(stage: OpenStage | OpenLoad, adapters: Iterable[Any], changes: Iterable[tuple[Any, list[str]]]) -> None:
-    """Say which adapters go into or out of the base weights; of each layer, only those that it has."""
-    found = [[part for adapter in those for part in _parts(layer, adapter)] for layer, those in changes]
-    stage.attributes[names.ADAPTER_NAME] = ", ".join(map(str, adapters))
-    stage.attributes[names.MERGED_LAYERS] = sum(map(bool, found))
-    stage.size = sum(_size(part) for parts in found for part in parts)
+def _describe_combine(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.module = getattr(args[0], "model", args[0])
+    adapters.called(stage, [argument(args, kwargs, 3, "adapter_name")], adapters.COMBINE)
+    sources = adapters.listed(argument(args, kwargs, 1, "adapters"))
+    found = adapters.layers(args[0])
+    stage.size = sum(adapters.size(part) for layer in found for adapter in sources for part in adapters.parts(layer, adapter))
 
+
+def _describe_hotswap(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.module = argument(args, kwargs, 0, "model")
+    state_dict = argument(args, kwargs, 1, "state_dict")
+    stage.things = list(state_dict.values())
+    stage.size = tensors.sizes(stage.things)
+
+
+_INJECT = Target(
+    module="peft.tuners.tuners_utils",
+    attribute="BaseTuner.inject_adapter",
+    stage=names.INITIALIZE,
+    describe=_describe_injection,
+    measure=_measure_injection,
+    why="see the row",
+)
 
 ROWS = (
     Target(
         module="peft.peft_model",
         attribute="PeftModel.from_pretrained",
         stage=names.MERGE_LORA,
-        describe=_describe_inject(1),
+        describe=_describe_load(1),
         measure=_measure_from_pretrained,
         why="injects adapter layers and reads their weights",
     ),
@@ -114,9 +118,22 @@ ROWS = (
         module="peft.peft_model",
         attribute="PeftModel.load_adapter",
         stage=names.MERGE_LORA,
-        describe=_describe_inject(0),
-        measure=_measure_load_adapter,
+        describe=_describe_load_adapter,
         why="one more adapter into a model that has some",
+    ),
+    Target(
+        module="peft.peft_model",
+        attribute="PeftModel.set_adapter",
+        stage=names.MERGE_LORA,
+        describe=_describe_activate,
+        why="another of the adapters that are there; what was merged is taken out",
+    ),
+    Target(
+        module="peft.tuners.tuners_utils",
+        attribute="BaseTuner.inject_adapter",
+        kind=Kind.REPLACE,
+        replace=lambda original: recorded(original, adapters.Injection(_INJECT)),
+        why="every adapter's layers are made here, which takes longer than reading them",
     ),
     Target(
         module="peft.tuners.tuners_utils",
@@ -145,5 +162,26 @@ ROWS = (
         stage=names.MERGE_LORA,
         describe=_describe_unload,
         why="older releases have it on each tuner",
+    ),
+    Target(
+        module="peft.tuners.lora.model",
+        attribute="LoraModel.add_weighted_adapter",
+        stage=names.MERGE_LORA,
+        describe=_describe_combine,
+        why="makes one adapter of several, and injects it",
+    ),
+    Target(
+        module="peft.utils.hotswap",
+        attribute="hotswap_adapter",
+        stage=names.MERGE_LORA,
+        describe=_describe_load(0, adapters.SWAP, "model_name_or_path"),
+        why="reads an adapter over one that is there: nothing is injected",
+    ),
+    Target(
+        module="peft.utils.hotswap",
+        attribute="hotswap_adapter_from_state_dict",
+        stage=names.LOAD_STATE_DICT,
+        describe=_describe_hotswap,
+        why="where a swap puts the weights; diffusers calls it, too",
     ),
 )
