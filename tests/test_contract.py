@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import loadspan
-from loadspan.instrument import propagation, targets
+from loadspan.instrument import children, propagation, targets
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Kind, Patches, Target
@@ -23,7 +23,7 @@ from recorded import Spans, provider_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ALL_ROWS = [*propagation.ROWS, *targets.rows(Settings())]
+ALL_ROWS = [*propagation.ROWS, *children.ROWS, *targets.rows(Settings())]
 NOTHING: Any = object()
 
 NO_TAG = "the mode has no tag; one rule makes the rows of all modes"

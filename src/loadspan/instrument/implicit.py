@@ -45,10 +45,18 @@ _READS = 600 * _NANOSECONDS
 
 
 class _Caller(threading.local):
-    starter: int | None = None
-    """Thread that started this one, or submitted the job it runs."""
-    task: tuple[int, int] | None = None
-    """Thread and asyncio task that did, if it was a task."""
+    by: int | tuple[int, int] | None = None
+    """Thread that started this one, or submitted the job it runs; with the asyncio task, if it was one that did."""
+
+    @property
+    def starter(self) -> int | None:
+        """That thread."""
+        return self.by[0] if isinstance(self.by, tuple) else self.by
+
+    @property
+    def task(self) -> tuple[int, int] | None:
+        """That thread and its task, if it was one."""
+        return self.by if isinstance(self.by, tuple) else None
 
 
 caller = _Caller()
@@ -57,9 +65,8 @@ caller = _Caller()
 def task() -> int:
     """Identity of the running asyncio task, 0 where there is none."""
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - public twin raises where no loop runs
-        return id(asyncio.current_task())
-    return 0
+    loop = getattr(asyncio, "_get_running_loop", None)  # the public twin raises where no loop runs; absent while it is being imported
+    return 0 if asyncio is None or loop is None or loop() is None else id(asyncio.current_task())
 
 
 def origin() -> tuple[int, int, int]:

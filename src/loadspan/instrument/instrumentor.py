@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import late, leaving, metrics, propagation, quiet, targets, telemetry
+from loadspan.instrument import children, late, leaving, metrics, propagation, quiet, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
@@ -43,7 +43,7 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
             if recorder.settings.run_dir is not None:
                 quiet.begin()
             recorder.active = True
-            self._patches.install([*propagation.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
+            self._patches.install([*propagation.ROWS, *children.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface
         with guard:

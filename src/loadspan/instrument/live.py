@@ -10,6 +10,8 @@ import time
 from typing import Any
 
 from loadspan.guard import guard, safely
+from loadspan.instrument import children, telemetry
+from loadspan.instrument.frames import current
 from loadspan.instrument.recorder import Recorder
 from loadspan.instrument.sampler import Sampler
 
@@ -51,12 +53,20 @@ def leave_child() -> None:
         thread.join(max(0.0, until - time.monotonic()))
 
 
+def _forking() -> None:
+    with guard:
+        frame = current.get()
+        if frame is not None and not frame.load.closed and frame.handle is not None:
+            frame.handle.span()  # started by both sides it would be two: what the child has below it would be below nothing
+
+
 def _forked() -> None:
     with guard:
+        telemetry.inherited.update(children.told())
         recorder.abandon()
         sampler.abandon()
 
 
 recorder.on_open = _opened
 recorder.on_close = sampler.keep
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_forking, after_in_child=_forked)

@@ -144,6 +144,20 @@ def carrier(handle: SpanHandle) -> dict[str, str]:
     return told
 
 
+def enter(told: Mapping[str, str]) -> Any:
+    """
+    Make the span of which another process has *told* the current one; returns what `detach` takes.
+
+    Where it told of none, a span of ours that was current when this process was forked is current no more.
+    """
+    context = otel_context.get_current()
+    if told:
+        return otel_context.attach(_PROPAGATOR.extract(told, context))
+    if isinstance(trace.get_current_span(context), LazySpan):
+        return otel_context.attach(trace.set_span_in_context(trace.INVALID_SPAN, context))
+    return None
+
+
 def no_parent() -> Context:
     """A context in which no span is current."""
     return otel_context.Context()
@@ -253,6 +267,8 @@ class SpanHandle:
 
     def span(self) -> Span:
         """The span, started if it was not."""
+        if self._span is not None:
+            return self._span  # without the lock, which in a forked child another thread of its parent may hold for ever
         with self._lock:
             if self._span is None:
                 context = self._context if self._parent is None else trace.set_span_in_context(self._parent.span(), otel_context.Context())
