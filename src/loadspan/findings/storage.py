@@ -28,7 +28,24 @@ def _cache_cold(_load: Load, seconds: float, cached: float, stored: float, size:
     )
 
 
+def _cache_missed(_load: Load, seconds: float, cost: float) -> Told | None:
+    if cost < NOTABLE * seconds:
+        return None
+    return Told(
+        "Fill the cache before it is asked, or give it more room: it did not have what the load looked for, "
+        f"and {part(cost, seconds)} went into what a hit would have spared.",
+        cost,
+    )
+
+
 RULES = (
+    Rule(
+        id="cache-missed",
+        when=f"a shared-memory or application cache missed, and that cost at least {units.share(NOTABLE)} of the load",
+        mechanism="What the cache does not have is downloaded, read, decrypted, deserialized or compiled again, and put into it.",
+        needs=(names.CACHE_MISS_TIME,),
+        check=_cache_missed,
+    ),
     Rule(
         id="cache-cold",
         when=f"at most {units.share(HALF_CACHED)} of the files were in the page cache, at least {units.share(HALF_READ)} of the load's "

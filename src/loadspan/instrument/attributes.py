@@ -164,6 +164,8 @@ def of_load(load: OpenLoad, end: int, facts: IoFacts | None) -> dict[str, Any]:
     if ticks:
         most = sorted(load.frames.items(), key=lambda item: -item[1])[:_FRAMES]
         found[names.OTHER_FRAMES] = tuple(clip(f"{frame} {count / ticks:.0%}") for frame, count in most)
+    if load.asked is not None:
+        found |= load.asked.attributes(load)
     if load.parent is not None:
         found[names.INNER] = True
     if load.folded:

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.guard import safely
 from loadspan.instrument.described import Described, reference
 from loadspan.instrument.metrics import Measured
 from loadspan.instrument.partition import Node, Partition
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from loadspan.facts import counters
+    from loadspan.instrument.caching import Asked, Reading
     from loadspan.instrument.destination import Destination
     from loadspan.instrument.failure import Failure
     from loadspan.instrument.surroundings import Surroundings
@@ -38,6 +40,8 @@ class OpenStage(Described):
     __slots__ = (
         "after",
         "alone",
+        "arriving",
+        "asked",
         "before",
         "before_process",
         "brought",
@@ -90,6 +94,10 @@ class OpenStage(Described):
         """Files of its that the load had not read before."""
         self.destination: Destination | None = None
         """Device to which it brings bytes, where that is not the host."""
+        self.asked: list[tuple[OpenLoad, Reading]] = []
+        """Of a cache stage: the loads that it is in, and how far they had come."""
+        self.arriving: Callable[[], int | None] | None = None
+        """Tells the bytes that have come so far, where they come while it runs; asked a last time when it ends."""
         self.nodes: list[Node] = []
         self.deferred = False
         self.tallied = False
@@ -130,6 +138,8 @@ class OpenStage(Described):
         """Bytes that this call told of, else those of calls of the same stage in it; of a merge also those that were deserialized in it."""
         if self.size is not None:
             return self.size
+        if self.arriving is not None:
+            return safely(self.arriving)
         if self.inner_size is None and self.name == names.MERGE_LORA and self.brought:
             return self.brought
         return self.inner_size
@@ -167,6 +177,7 @@ class OpenLoad(Described):
         "__weakref__",
         "after",
         "anchor",
+        "asked",
         "before",
         "closed",
         "context_token",
@@ -220,6 +231,8 @@ class OpenLoad(Described):
         self.stages: frozenset[str] = frozenset()
         self.lock = threading.RLock()
         self.partition = Partition(start)
+        self.asked: Asked | None = None
+        """What caches had for it, if any was asked."""
         self.measured = Measured()
         self.totals: dict[str, int] = {}
         """Bytes per stage name."""

@@ -8,8 +8,8 @@ A load that nobody declared begins with its first stage. It ends by meaning, not
 - A stage joins a load when it works on the same module, tensors, buffer or file, or when the load is pending and thread, task and current
   span are the same. Otherwise it opens a load of its own.
 - The same consumer on the same module again, with nothing new brought in between, is a repetition (a training loop) and no load at all.
-- A load that has only read may as well be a program going through its data. It takes no file that comes after a pause or after a minute,
-  and no read at all after ten; those that follow each other within a minute are repetitions, too.
+- A load that has only read, or only asked caches, may as well be a program going through its data. It takes no file that comes after a
+  pause or after a minute, and no read at all after ten; those that follow each other within a minute are repetitions, too.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ _REPEAT_WINDOW = 60 * _NANOSECONDS
 _REPEATS_SHOWN = 2
 _OTHER_READS = 60 * _NANOSECONDS
 _READS = 600 * _NANOSECONDS
+_CACHED = 16 << 20  # bytes from which a segment of shared memory that nothing is seen to use may hold weights
+_ALONE = (names.READ, names.CACHE)
+"""Stages that may as well be a program going through its data, where there are no others."""
 
 
 class _Caller(threading.local):
@@ -118,7 +121,7 @@ class Question:
 
 def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now: int) -> OpenLoad | None:
     """The open implicit load that a stage belongs to; the newest of several, the best evidence first."""
-    newest = [load for load in loads[::-1] if question.stage != names.READ or not _has_read(load, question, settings, now)]
+    newest = [load for load in loads[::-1] if question.stage not in _ALONE or not _has_read(load, question, settings, now)]
     tests: tuple[Callable[[OpenLoad], bool], ...] = (
         lambda load: any(load.knows(thing) for thing in question.things),
         question.reads_for,
@@ -128,14 +131,22 @@ def match(loads: Sequence[OpenLoad], question: Question, settings: Settings, now
     return next((load for test in tests for load in newest if test(load)), None)
 
 
-def only_read(load: OpenLoad) -> bool:
-    """Whether a load consists of nothing but reads so far."""
-    return (load.sizes().keys() | load.partition.totals.keys()) == {names.READ}
+def only(load: OpenLoad) -> str | None:
+    """Stage of a load that consists of nothing but reads so far, or of nothing but caches that were asked."""
+    stages = load.sizes().keys() | load.partition.totals.keys()
+    return next((stage for stage in _ALONE if stages == {stage}), None)
+
+
+def weights(load: OpenLoad) -> int:
+    """Bytes by which it is decided whether a load is worth showing: a cache alone holds weights only where it is big."""
+    sizes = load.sizes()
+    asked = sizes.pop(names.CACHE, 0)
+    return sum(sizes.values()) + (asked if asked >= _CACHED else 0)
 
 
 def _has_read(load: OpenLoad, question: Question, settings: Settings, now: int) -> bool:
     """Whether a load that has only read is to be left alone by a further read."""
-    if not only_read(load):
+    if only(load) is None:
         return False
     known = tuple(load.paths)
     if not question.paths or any(path in known for path in question.paths):
@@ -161,14 +172,14 @@ def finished(load: OpenLoad, settings: Settings, now: int, *, repeating: bool = 
     """Whether an implicit load that is quiet has been so for long enough; *repeating* if others before it have only read."""
     if load.busy:
         return False
-    waits = load.pending() and not (repeating and only_read(load))
+    waits = load.pending() and not (repeating and only(load))
     wait = settings.pending_timeout if waits else settings.idle_timeout
     return now - max(load.last_end, load.kept) >= wait * _NANOSECONDS
 
 
 def consumed(load: OpenLoad, stage: str, things: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Note what a stage that ended well left pending."""
-    if stage in (names.READ, names.DECRYPT, names.DOWNLOAD):
+    if stage in (names.READ, names.DECRYPT, names.DOWNLOAD) or (stage == names.CACHE and outputs):
         load.raw_pending = True
     elif stage == names.DESERIALIZE:
         load.raw_pending = False
@@ -272,11 +283,11 @@ class Repetitions:
         series.busy += end - start
         series.size += size or 0
 
-    def add_load(self, load: OpenLoad, end: int) -> None:
-        """Count a folded load that has only read."""
-        self.add(names.READ, None, load.start, end, load.sizes().get(names.READ))
-        series = self._series[names.READ, id(None)]
-        series.busy -= end - load.start - load.partition.totals.get(names.READ, 0)
+    def add_load(self, load: OpenLoad, end: int, stage: str) -> None:
+        """Count a folded load of nothing but *stage*."""
+        self.add(stage, None, load.start, end, load.sizes().get(stage))
+        series = self._series[stage, id(None)]
+        series.busy -= end - load.start - load.partition.totals.get(stage, 0)
 
     def take(self, now: int | None = None) -> list[tuple[str, Series]]:
         """Series to be told of: those that rest, or all where *now* is None. Each is told once."""

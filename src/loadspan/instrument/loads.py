@@ -186,24 +186,22 @@ class Loads(Times):
 
     def worth(self, load: OpenLoad) -> bool:
         """Whether an implicit load is big or long enough to be shown, or failed."""
-        return (
-            load.failed is not None or sum(load.sizes().values()) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
-        )
+        return load.failed is not None or implicit.weights(load) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
 
     def _waits(self, load: OpenLoad) -> bool:
         """Whether an implicit load has only read so far, for a moment or like those before it: then it may be folded when it ends."""
-        if load.failed is not None or not implicit.only_read(load):
-            return False
-        return load.last_end - load.start < _READ_SHORT or self.repetitions.expected(names.READ)
+        stage = None if load.failed is not None else implicit.only(load)
+        return stage is not None and (load.last_end - load.start < _READ_SHORT or self.repetitions.expected(stage))
 
     def _fold(self, load: OpenLoad, end: int) -> bool:
         """Count a load that ends with those before it, if all have only read; whether it need not be shown."""
-        if load.failed is not None or not implicit.only_read(load):
+        stage = None if load.failed is not None else implicit.only(load)
+        if stage is None:
             return False
         with self.lock:
-            folded = self.repetitions.again(names.READ, None) and load.held is not None
+            folded = self.repetitions.again(stage, None) and load.held is not None
             if folded:
-                self.repetitions.add_load(load, end)
+                self.repetitions.add_load(load, end, stage)
         self.on_open()
         return folded
 

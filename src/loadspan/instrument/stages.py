@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.facts import counters
-from loadspan.instrument import attributes, implicit
+from loadspan.instrument import attributes, caching, implicit
 from loadspan.instrument.described import sample
 from loadspan.instrument.destination import merge
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
@@ -94,6 +94,8 @@ class Stages(Loads):
         if load.explicit and not stage.tallied:
             # Others' spans belong under this one. Not under an implicit load, which the host's trace knows nothing of.
             stage.context_token = stage.handle.attach()
+        if stage.name == names.CACHE:
+            stage.asked = self._come_so_far(stage.parent)
         stage.met = load.surroundings.meet(stage.paths)
         self._others(stage)
         stage.before = counters.of_thread(stage.thread)
@@ -117,10 +119,13 @@ class Stages(Loads):
 
     def close_stage(self, stage: OpenStage, error: BaseException | None = None, end: int | None = None) -> None:
         """Close a coarse stage that ended at *end*, by default now; its description is complete."""
+        if stage.arriving is not None:
+            stage.size, stage.arriving = stage.size_known, None
         try:
             self._close(stage, error, time.perf_counter_ns() if end is None else end)
         finally:
             stage.let_go()
+            stage.asked = []
         self.on_close()
 
     def _close(self, stage: OpenStage, error: BaseException | None, end: int) -> None:
@@ -154,6 +159,29 @@ class Stages(Loads):
             failure = self.failure(stage, error)
             self._learn(load, stage, failure, end)
             self._show_stage(load, stage, failure, end)
+        if stage.asked and error is None:
+            self._note_answer(stage)
+
+    def _come_so_far(self, frame: OpenLoad | OpenStage | None) -> list[tuple[OpenLoad, caching.Reading]]:
+        """The loads that *frame* is in, and how far each has come."""
+        found = []
+        while frame is not None:
+            load = frame.load
+            with load.lock:
+                self.collect(frame)
+                load.partition.advance(time.perf_counter_ns())
+                if frame is load:
+                    found.append((load, caching.Reading.of(load)))
+            frame = frame.parent
+        return found
+
+    def _note_answer(self, stage: OpenStage) -> None:
+        """Tell the loads of a cache stage what it found, and how far they have come."""
+        before = [reading for _, reading in stage.asked]
+        for (load, now), then in zip(self._come_so_far(stage.parent), before, strict=True):
+            with load.lock:
+                load.asked = load.asked or caching.Asked()
+                load.asked.note(stage, then, now)
 
     def _show_stage(self, load: OpenLoad, stage: OpenStage, error: Failure | None, end: int) -> None:
         short = error is None and (stage.step or end - stage.start < SHORT)
@@ -241,10 +269,12 @@ class Stages(Loads):
         """Tally a stage that is not worth a span, and what was tallied in it. The load's lock is held."""
         parent = self._without_span(load, stage)
         tally = self.tally(parent, stage.name)
-        apart = tally.count and not tally.active and stage.start - tally.last > _APART
+        answer = tally.attributes.get(names.CACHE_HIT) != stage.attributes.get(names.CACHE_HIT)
+        apart = tally.count and not tally.active and (answer or stage.start - tally.last > _APART)
         if apart and not stage.step and load.spans < SPAN_LIMIT // 2:
             load.spans += 1
             self.emit(load, tally)  # a bar over both would cover what ran between them
+            tally.described = tally.described and not answer
         tally.add(stage.start, end, stage.size_known if error is None else None)
         tally.exclusive += stage.exclusive
         tally.describe(stage.attributes)

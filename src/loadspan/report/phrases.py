@@ -169,6 +169,10 @@ def _cache_of_load(load: Load) -> Iterator[str]:
         yield f"{_share(cached)} in page cache before"
     if (evicted := load.number(names.CACHE_EVICTED)) and evicted >= _WORTH_SAYING:
         yield f"{_share(evicted)} evicted again"
+    if missed := load.number(names.CACHE_MISS_TIME):
+        yield f"cache miss, which cost {units.seconds(missed)}"
+    elif isinstance(hit := load.attributes.get(names.CACHE_HIT), bool):
+        yield "cache hit" if hit else "cache miss"
 
 
 def _memory_facts(load: Load) -> Iterator[str]:
