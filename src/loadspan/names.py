@@ -280,6 +280,13 @@ CACHE_MISS_TIME: Final = _attribute(
 DTYPE: Final = _attribute(
     "loadspan.dtype", "string", "", "convert, load_state_dict", "dtype of the weights afterwards, where it is another than before"
 )
+MADE: Final = _attribute(
+    "loadspan.made",
+    "string",
+    "",
+    "initialize",
+    "what was made: class of the module, tokenizer or configuration, or the code that was imported",
+)
 KEY_DERIVATION_TIME: Final = _attribute(
     "loadspan.key_derivation.time", "double", "s", "decrypt", "seconds of scrypt, Argon2 or PBKDF2 in this stage, apart from the cipher"
 )

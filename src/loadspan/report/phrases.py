@@ -65,6 +65,8 @@ def _model_facts(span: Span) -> Iterator[str]:
         yield from notes(span, show_pid=False)
     elif name := span.text(names.ADAPTER_NAME):
         yield f"adapter {name}"
+    elif name := span.text(names.MADE):
+        yield name
 
 
 def _file_facts(span: Span) -> Iterator[str]:

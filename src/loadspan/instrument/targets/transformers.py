@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import types
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,19 @@ def _part(args: Args, kwargs: Kwargs) -> bool:
     return recorder.active and roots.around() is not None
 
 
+def _describe_made(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    of_class = args[0] if isinstance(args[0], type) else type(args[0])
+    stage.attributes[names.MADE] = args[0].__name__ if isinstance(args[0], types.ModuleType) else of_class.__qualname__
+
+
+def _describe_imported(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.attributes[names.MADE] = f"{args[0].__name__}.{argument(args, kwargs, 1, 'module_name')}"
+
+
 def _initializes(module: str, attribute: str, why: str) -> Target:
-    return Target(module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, when=_part, why=why)
+    return Target(
+        module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=_describe_made, when=_part, why=why
+    )
 
 
 _CONSTRUCTION = _initializes("modeling_utils", "PreTrainedModel.__init__", "the constructor of the class that a root is called for")
@@ -325,7 +337,14 @@ def _rows_of_parts() -> list[Target]:
     processors = "reads the settings of a processor and makes it"
     configurations = "reads the configuration and makes an object of it"
     return [
-        _initializes("utils.import_utils", "_LazyModule._get_module", "the code of a model is imported when its class is first asked for"),
+        Target(
+            module="transformers.utils.import_utils",
+            attribute="_LazyModule._get_module",
+            stage=names.INITIALIZE,
+            describe=_describe_imported,
+            when=_part,
+            why="the code of a model is imported when its class is first asked for",
+        ),
         _initializes("configuration_utils", "PreTrainedConfig.from_pretrained", configurations),
         _initializes("configuration_utils", "PretrainedConfig.from_pretrained", configurations + "; its name before release 5"),
         _initializes("models.auto.configuration_auto", "AutoConfig.from_pretrained", configurations),
