@@ -67,6 +67,8 @@ class RowRecording:
         end = time.perf_counter_ns()  # describing the result takes time of its own
         if error is None and self.row.measure is not None:
             safely(self.row.measure, frame, result, args, kwargs)
+        if error is not None and self.row.answer is not None and safely(self.row.answer, error):
+            error = None
         if isinstance(frame, OpenLoad):
             recorder.close_load(frame, error, end)
         else:

@@ -62,6 +62,8 @@ class Target:
     """Before a coarse call or root: fill in what the arguments tell."""
     measure: Measure | None = None
     """After a coarse call or root that returned: fill in what the result tells."""
+    answer: Callable[[BaseException], bool] | None = None
+    """Coarse calls: whether an exception is an answer (there is no such file) and no failure."""
     size: Callable[[Any, Args, Kwargs], int | None] | None = None
     """Fine calls: bytes, from the result and the arguments."""
     label: Callable[[Args, Kwargs], str] | None = None
@@ -171,10 +173,19 @@ class Patches:
         """Install *rows*, now where their module is imported, else when it will be."""
         self.active = True
         self._waiting = {}
+        self._add(rows)
+
+    def add(self, rows: Sequence[Target]) -> None:
+        """Install more *rows*."""
+        self._add(rows)
+        if any(row.stage and row.module in sys.modules for row in rows):
+            self._on_import()
+
+    def _add(self, rows: Sequence[Target]) -> None:
         for row in rows:
             self._waiting.setdefault(row.module, []).append(row)
         swaps: dict[int, tuple[Any, Any]] = {}
-        for module in self._waiting:
+        for module in dict.fromkeys(row.module for row in rows):
             if sys.modules.get(module) is not None:  # None: somebody forbids its import
                 self._install_module(module, swaps)
             elif module not in self._hooked:

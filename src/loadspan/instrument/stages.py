@@ -247,7 +247,7 @@ class Stages(Loads):
     def _count_inner(self, stage: OpenStage, error: BaseException | None) -> None:
         """A stage inside the same stage is counted there, not spanned."""
         outer = self.same(stage.parent, stage.name)
-        if outer is None:
+        if outer is None or stage.cancelled:
             return
         with outer.load.lock:
             outer.count_inner(stage.size_known if error is None else None)

@@ -28,13 +28,18 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
     if len(known) > 1:
         found[names.FILE_COUNT] = len(known)
     # Of several files the first one's name: an attribute is a fact about the stage, the count says that there are more.
-    found[names.FILE_PATH] = attributes.clip(seen[0].real if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
+    found[names.FILE_PATH] = attributes.clip(_path(known[0], seen[0].real) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
     mounts = {one.storage for one in seen}
     mount = mounts.pop() if len(mounts) == 1 else None
     if mount is None:
         return found
     of_storage = _of_storage(mount)
     return found | (of_storage if full_paths else _without_paths(of_storage))
+
+
+def _path(path: str, real: str) -> str:
+    """Where a file really is; of a link of another name, which its content may have made up (a hub's cache), where that is."""
+    return real if os.path.basename(real) == os.path.basename(path) else os.path.abspath(path)  # noqa: PTH100, PTH119 - no Path object here
 
 
 def _without_paths(found: dict[str, Any]) -> dict[str, Any]:
