@@ -15,7 +15,9 @@ from loadspan.instrument.targets import (
     moves,
     peft,
     safetensors,
+    sentence_transformers,
     shared_memory,
+    timm,
     torch,
     transformers,
 )
@@ -39,6 +41,8 @@ def rows(settings: Settings) -> list[Target]:
         *peft.ROWS,
         *diffusers.ROWS,
         *transformers.ROWS,
+        *timm.ROWS,
+        *sentence_transformers.ROWS,
         *shared_memory.ROWS,
         *hub.ROWS,
     ]

@@ -8,7 +8,8 @@ from loadspan import names
 from loadspan.instrument.live import recorder
 
 if TYPE_CHECKING:
-    from loadspan.instrument.frames import OpenLoad
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+    from loadspan.instrument.patching import Args, Kwargs
 
 
 def around() -> OpenLoad | None:
@@ -17,7 +18,24 @@ def around() -> OpenLoad | None:
     return frame.load if frame is not None and frame.load.explicit else None
 
 
+def by(library: str) -> OpenLoad | None:
+    """The load that a call made here would be part of, if *library* opened it."""
+    load = around()
+    return load if load is not None and load.attributes.get(names.LOADER) == library else None
+
+
 def same(library: str, name: str | None) -> bool:
     """Whether this is inside a load by *library* of the model *name*, or of one that neither has named."""
-    load = around()
-    return load is not None and load.attributes.get(names.LOADER) == library and (name is None or load.name in (None, name))
+    load = by(library)
+    return load is not None and (name is None or load.name in (None, name))
+
+
+def part(args: Args, kwargs: Kwargs) -> bool:
+    """`when` of a row: whether a call is part of an explicit load. By itself, making a tokenizer or a module loads no model."""
+    return recorder.active and around() is not None
+
+
+def made(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    """`describe` of a constructor, of a method or of a class method: the class of what is made."""
+    kind = args[0] if isinstance(args[0], type) else type(args[0])
+    stage.attributes[names.MADE] = kind.__qualname__

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import types
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +54,7 @@ def _another_model(args: Args, kwargs: Kwargs) -> bool:
 def _own_load(args: Args, kwargs: Kwargs) -> bool:
     """Whether a concrete class loads for itself, not for the auto class or pipeline that chose it. Its constructor is made known."""
     record_construction(args[0], _CONSTRUCTION)
-    load = roots.around()
-    chosen = kwargs.get("_from_auto") and load is not None and load.attributes.get(names.LOADER) == _LIBRARY
+    chosen = kwargs.get("_from_auto") and roots.by(_LIBRARY) is not None
     return not chosen and _another_model(args, kwargs)
 
 
@@ -81,23 +79,13 @@ def _describe_pipeline(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -
 # What is made: modules, tokenizers, configurations
 
 
-def _part(args: Args, kwargs: Kwargs) -> bool:
-    """Whether a call is part of a load: by itself, making a tokenizer or a module loads no model."""
-    return recorder.active and roots.around() is not None
-
-
-def _describe_made(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    of_class = args[0] if isinstance(args[0], type) else type(args[0])
-    stage.attributes[names.MADE] = args[0].__name__ if isinstance(args[0], types.ModuleType) else of_class.__qualname__
-
-
 def _describe_imported(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     stage.attributes[names.MADE] = f"{args[0].__name__}.{argument(args, kwargs, 1, 'module_name')}"
 
 
 def _initializes(module: str, attribute: str, why: str) -> Target:
     return Target(
-        module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=_describe_made, when=_part, why=why
+        module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=roots.made, when=roots.part, why=why
     )
 
 
@@ -171,7 +159,7 @@ _OPERATION = Target(
     stage=names.CONVERT,
     size=_produced,
     label=lambda args, kwargs: type(args[0]).__name__,
-    when=_part,
+    when=roots.part,
     why="merges the experts of a layer, splits, transposes, quantizes or unpacks: each kind of operation has its own",
 )
 
@@ -329,7 +317,7 @@ def _describe_gguf(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
 
 
 def _has_tensors(args: Args, kwargs: Kwargs) -> bool:
-    return bool(argument(args, kwargs, 1, "return_tensors", default=False)) or _part(args, kwargs)
+    return bool(argument(args, kwargs, 1, "return_tensors", default=False)) or roots.part(args, kwargs)
 
 
 def _rows_of_parts() -> list[Target]:
@@ -342,7 +330,7 @@ def _rows_of_parts() -> list[Target]:
             attribute="_LazyModule._get_module",
             stage=names.INITIALIZE,
             describe=_describe_imported,
-            when=_part,
+            when=roots.part,
             why="the code of a model is imported when its class is first asked for",
         ),
         _initializes("configuration_utils", "PreTrainedConfig.from_pretrained", configurations),
@@ -417,7 +405,7 @@ ROWS = (
         module="transformers.conversion_mapping",
         attribute="get_model_conversion_mapping",
         stage=names.LOAD_STATE_DICT,
-        when=_part,
+        when=roots.part,
         why="which weights of the checkpoint become which of the model",
     ),
     Target(

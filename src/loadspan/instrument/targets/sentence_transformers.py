@@ -1,0 +1,57 @@
+"""
+sentence-transformers: models that read their modules when they are constructed. What transformers loads in it is a load inside.
+
+Since release 6 all kinds of models have one base; before, each had a constructor of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loadspan import names
+from loadspan.instrument.described import model_name
+from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.targets import roots
+
+if TYPE_CHECKING:
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+
+_LIBRARY = "sentence_transformers"
+
+
+def _source(args: Args, kwargs: Kwargs) -> str | None:
+    return model_name(argument(args, kwargs, 1, "model_name_or_path") or kwargs.get("model_name"))
+
+
+def _reads(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a model is read, and not made of modules that are there."""
+    source = _source(args, kwargs)
+    return source is not None and not roots.same(_LIBRARY, source)
+
+
+def _describe_root(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    load.known_as(_source(args, kwargs))  # type: ignore[union-attr] # a root's frame is a load
+
+
+def _root(module: str, attribute: str, why: str) -> Target:
+    return Target(
+        module=f"sentence_transformers.{module}", attribute=attribute, kind=Kind.ROOT, when=_reads, describe=_describe_root, why=why
+    )
+
+
+def _initializes(module: str, attribute: str, why: str) -> Target:
+    return Target(
+        module=f"sentence_transformers.{module}",
+        attribute=attribute,
+        stage=names.INITIALIZE,
+        when=roots.part,
+        describe=roots.made,
+        why=why,
+    )
+
+
+ROWS = (
+    _root("base.model", "BaseModel.__init__", "bi-encoders, cross-encoders, sparse and multi-vector encoders"),
+    _root("SentenceTransformer", "SentenceTransformer.__init__", "bi-encoders, before release 6"),
+    _root("cross_encoder.CrossEncoder", "CrossEncoder.__init__", "cross-encoders, before release 6"),
+)
