@@ -15,6 +15,7 @@ import functools
 import os
 import sys
 from importlib.machinery import BuiltinImporter
+from importlib.util import module_from_spec
 from typing import TYPE_CHECKING, Any
 
 from loadspan.guard import safely
@@ -153,7 +154,7 @@ def environment() -> dict[bytes, bytes]:
     """
     spec = BuiltinImporter.find_spec("posix")
     assert spec is not None  # noqa: S101 - `os` could not have been imported
-    module = BuiltinImporter.create_module(spec)
+    module: Any = module_from_spec(spec)
     BuiltinImporter.exec_module(module)
     return dict(module.environ)
 
@@ -182,7 +183,8 @@ def _tell_program(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         # multiprocessing calls it too, for processes that serve many loads.
         if sys._getframe(1).f_globals.get("__name__") == "subprocess":  # noqa: SLF001 - the only way to know
-            args = safely(_with_variables, args) or args
+            changed = safely(_with_variables, args)
+            args = args if changed is None else changed
         return original(*args, **kwargs)
 
     return wrapper
@@ -213,10 +215,10 @@ def _with_mapping(given: Mapping[Any, Any] | None) -> dict[bytes, bytes] | None:
         listed = None
     else:
         # As the C function asks for them.
-        pairs = zip(list(given.keys()), list(given.values()), strict=True)
-        listed = [os.fsencode(name) + b"=" + os.fsencode(value) for name, value in pairs if b"=" not in os.fsencode(name)]
-        if len(listed) != len(given):
+        pairs = list(zip(list(given.keys()), list(given.values()), strict=True))
+        if not all(isinstance(text, str | bytes) for pair in pairs for text in pair) or any("=" in os.fsdecode(name) for name, _ in pairs):
             return None  # it will be refused
+        listed = [os.fsencode(name) + b"=" + os.fsencode(value) for name, value in pairs]
     variables = _variables(listed)
     return None if variables is None else dict(variable.partition(b"=")[::2] for variable in variables)
 
