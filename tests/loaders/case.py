@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import pkgutil
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cases
+from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,25 +47,55 @@ class Case:
     """Outermost loads that have to be seen."""
     spans: int = 500
     """Most spans in a load."""
+    raises: str = ""
+    """Name of the exception that the user's lines end with, where that is what the case is about. Any other is wrong."""
+    use: Callable[[Any], Any] | None = None
+    """What the user does with the loaded thing afterwards, a forward pass for example: its result is compared as well."""
     needs: tuple[str, ...] = ()
-    """Modules without which it cannot run here, the library's own among them."""
+    """Modules without which it cannot run here, the library's own among them; or distributions of a version: `peft>=0.15`."""
     environment: dict[str, str] | None = None
     """Variables of the loading process."""
 
     @property
     def files(self) -> str:
         """Name of the folder with its files: one for all cases that write the same."""
-        return f"{self.write.__module__.rpartition('.')[2]}-{self.write.__qualname__}"
+        where, name = getattr(self.write, "__module__", ""), getattr(self.write, "__qualname__", "<")
+        if "<" in name:  # made by a function, or a partial one: others of the same name write something else
+            where, name = self.library, self.name
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{where.rpartition('.')[2]}-{name}")
+
+    def lacking(self) -> list[str]:
+        """What it needs and what is not installed here."""
+        return [need for need in self.needs if not _is_here(need)]
 
 
-def all_cases() -> list[Case]:
-    """Every case of every module in `cases`, by module."""
-    found: list[Case] = []
-    for module in sorted(info.name for info in pkgutil.iter_modules(cases.__path__)):
-        found.extend(importlib.import_module(f"cases.{module}").CASES)
-    return found
+def _is_here(need: str) -> bool:
+    if re.fullmatch(r"[\w.]+", need):
+        return importlib.util.find_spec(need.partition(".")[0]) is not None
+    wanted = Requirement(need)
+    try:
+        return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
-def find(library: str, name: str) -> Case:
-    """The case of that library and name."""
-    return next(case for case in all_cases() if (case.library, case.name) == (library, name))
+def modules() -> list[str]:
+    """Modules with cases, as they are imported."""
+    return sorted(f"cases.{info.name}" for info in pkgutil.iter_modules(cases.__path__))
+
+
+def cases_of(module: str) -> list[Case]:
+    """The cases of *module*, those that share files one after the other."""
+    found: list[Case] = importlib.import_module(module).CASES
+    order = {files: place for place, files in reversed(list(enumerate(case.files for case in found)))}
+    return sorted(found, key=lambda case: order[case.files])
+
+
+def all_cases() -> list[tuple[str, Case]]:
+    """Every case, with the module it is in."""
+    return [(module, case) for module in modules() for case in cases_of(module)]
+
+
+def find(module: str, library: str, name: str) -> Case:
+    """The case of that module, library and name."""
+    return next(case for case in cases_of(module) if (case.library, case.name) == (library, name))

@@ -74,6 +74,7 @@ CASES = [
         load=_another_key,
         loader="safetensors",
         stages=_STAGES[:2],
+        raises="RuntimeError",
         sizes=lambda truth: {"deserialize": truth["deserialize"]},
         needs=("torch",),
     ),
