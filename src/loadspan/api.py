@@ -52,6 +52,8 @@ def _describe(frame: OpenLoad | OpenStage, facts: dict[str, Any]) -> None:
             frame.size = int(value)
         elif key == "device":
             _device(frame, value)
+        elif key == "model" and frame.stage is None:
+            frame.load.known_as(str(value))
         elif key == "deferred":
             setattr(frame, "deferred", bool(value))  # noqa: B010 - stages have it, loads do not
         else:
@@ -139,6 +141,7 @@ class _Scope:
             _recorder().close_stage(frame, error)
 
     def __call__(self, function: _Function) -> _Function:
+        imports.need("loadspan.instrument.calls")
         from loadspan.instrument.calls import recorded  # noqa: PLC0415 - only who decorates needs it
 
         return recorded(function, self)  # type: ignore[return-value] # functools.wraps keeps the signature
@@ -166,6 +169,7 @@ class _Scope:
 
 
 def _recorder() -> Any:
+    imports.need("loadspan.instrument.live")
     from loadspan.instrument.live import recorder  # noqa: PLC0415 - `import loadspan` stays light
 
     return recorder

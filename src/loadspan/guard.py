@@ -52,6 +52,14 @@ def safely(function: Callable[..., _Result], *args: Any) -> _Result | None:
         return None
 
 
+def attempt(function: Callable[..., _Result], *args: Any) -> tuple[_Result | None, Exception | None]:
+    """What `function(*args)` returned, or the `Exception` it raised: for code of others, whose failures are theirs to be told of."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
+
+
 def observed(
     function: Callable[..., _Result],
     start: Callable[[tuple[Any, ...], dict[str, Any]], Any],

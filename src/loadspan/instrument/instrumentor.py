@@ -8,10 +8,15 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import children, late, leaving, metrics, propagation, quiet, targets, telemetry
+from loadspan.instrument import children, late, leaving, metrics, plugins, propagation, quiet, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
+
+try:  # what the API itself has looked through already
+    from opentelemetry.util._importlib_metadata import entry_points as _entry_points
+except ImportError:
+    from importlib.metadata import entry_points as _entry_points  # type: ignore[assignment] # called in one way, which both have
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,6 +49,7 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
                 quiet.begin()
             recorder.active = True
             self._patches.install([*propagation.ROWS, *children.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
+            plugins.install(_entry_points(group=plugins.GROUP), self._patches)
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface
         with guard:
