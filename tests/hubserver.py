@@ -2,7 +2,8 @@
 A hub on this machine, in a process of its own: the few endpoints that huggingface_hub asks, over a folder `ORGANIZATION/MODEL/FILE`.
 
 `python -I -S hubserver.py FOLDER` prints its address. It keeps what is asked of it, and can be told to be slow (bytes per second of each
-transfer), to break the connection of the next transfer after so many bytes, or to send no parts of files.
+transfer), to break the connection of the next transfer after so many bytes, to send no parts of files, to send so many bytes less than
+there are, or to refuse to send any.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Hub:
             return [line for line in json.load(answer) if line.startswith(method)]
 
     def set(self, **options: float) -> None:
-        """Change `slow`, `broken` or `ranges`."""
+        """Change `slow`, `broken`, `ranges`, `short` or `refused`."""
         text = "&".join(f"{name}={value}" for name, value in options.items())
         urllib.request.urlopen(f"{self.url}/set?{text}").close()  # noqa: S310 - as above
 
@@ -68,7 +69,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.asked: list[str] = []
-        self.options = {"slow": 0.0, "broken": 0.0, "ranges": 1.0}
+        self.options = {"slow": 0.0, "broken": 0.0, "ranges": 1.0, "short": 0.0, "refused": 0.0}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is nothing to tell of."""
@@ -152,8 +153,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self._missing("EntryNotFound")
             return
-        size, begin = path.stat().st_size, 0
-        part = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "") if self.server.options["ranges"] else None
+        options = self.server.options
+        size, begin = path.stat().st_size - (int(options["short"]) if body else 0), 0
+        part = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "") if options["ranges"] else None
+        if body and options["refused"]:
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if part is not None:
             begin = int(part[1])
             self.send_response(206)
@@ -165,15 +172,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(size - begin))
         self.end_headers()
         if body:
-            self._send(path, begin)
+            self._send(path, begin, size)
 
-    def _send(self, path: Path, begin: int) -> None:
+    def _send(self, path: Path, begin: int, end: int) -> None:
         options = self.server.options
         broken, options["broken"] = int(options["broken"]), 0
         with path.open("rb") as file:
             file.seek(begin)
             sent = 0
-            while chunk := file.read(min(_CHUNK, broken - sent) if broken else _CHUNK):
+            while chunk := file.read(min(_CHUNK, (broken or end - begin) - sent)):
                 self.wfile.write(chunk)
                 sent += len(chunk)
                 if options["slow"]:
