@@ -61,6 +61,28 @@ STAGE_THROUGHPUT: Final = Metric(
 LOAD_ACTIVE: Final = Metric("loadspan.load.active", "updowncounter", "{load}", (), "loads that run now")
 LOAD_COUNT: Final = Metric("loadspan.load.count", "counter", "{load}", (), "loads that have ended; begins with 0 before the first one")
 LOAD_SIZE: Final = Metric("loadspan.load.size", "counter", "By", (), "bytes that have entered loads; begins with 0 before the first one")
+STAGE_IO: Final = Metric(
+    "loadspan.stage.io",
+    "counter",
+    "By",
+    (names.STAGE,),
+    "bytes that a stage has moved so far: grows while a load runs, begins with 0 before the first one; without those of lazy calls, "
+    "which come in a later stage",
+)
+STORAGE_READ: Final = Metric(
+    "loadspan.storage.read",
+    "counter",
+    "By",
+    (),
+    "bytes that block devices gave to the process while it loaded: grows while a load runs, begins with 0 before the first one",
+)
+FINDING_COUNT: Final = Metric(
+    "loadspan.finding.count",
+    "counter",
+    "{finding}",
+    (names.FINDING_ID,),
+    "loads that ended with this finding: what should be done about it",
+)
 LOAD_LAST_DURATION: Final = Metric(
     "loadspan.load.last_duration", "gauge", "s", (names.MODEL_NAME, names.RANK), "seconds of the last load that succeeded"
 )
@@ -82,6 +104,9 @@ LINK_DEGRADED: Final = Metric(
     "loadspan.link.degraded", "gauge", "1", _OF_LINK, "1 where that link ran below what both its ends support, 0 where it did not"
 )
 
+MOVING: Final = tuple(stage for stage in names.STAGES if stage not in {names.INITIALIZE, names.COMPILE})
+"""Stages that move bytes."""
+
 METRICS: Final = (
     LOAD_DURATION,
     STAGE_DURATION,
@@ -90,6 +115,9 @@ METRICS: Final = (
     LOAD_ACTIVE,
     LOAD_COUNT,
     LOAD_SIZE,
+    STAGE_IO,
+    STORAGE_READ,
+    FINDING_COUNT,
     LOAD_LAST_DURATION,
     CACHE_RESIDENCY,
     LINK_BANDWIDTH,

@@ -339,6 +339,7 @@ FINDINGS: Final = _attribute("loadspan.findings", "string[]", "", "load", "ids o
 FINDING: Final = _attribute(
     "loadspan.finding", "string", "", "load", "prefix: `loadspan.finding.<id>` is the advice in a sentence, with its evidence"
 )
+FINDING_ID: Final = _attribute("loadspan.finding.id", "string", "", "metrics", "id of a finding; there are as many as there are rules")
 OTHER_FRAMES: Final = _attribute(
     "loadspan.other.frames", "string[]", "", "load", "what the loading thread ran in no stage, sampled: `function (file:line) share`"
 )

@@ -47,6 +47,7 @@ class OpenStage(Described):
         "brought",
         "cancelled",
         "context_token",
+        "declared",
         "deferred",
         "destination",
         "exclusive",
@@ -98,6 +99,8 @@ class OpenStage(Described):
         """Of a cache stage: the loads that it is in, and how far they had come."""
         self.arriving: Callable[[], int | None] | None = None
         """Tells the bytes that have come so far, where they come while it runs; asked a last time when it ends."""
+        self.declared = 0
+        """Bytes that it was said to move when it began: they have not moved yet."""
         self.nodes: list[Node] = []
         self.deferred = False
         self.tallied = False
@@ -195,6 +198,7 @@ class OpenLoad(Described):
         "kept",
         "last_end",
         "later",
+        "lazy",
         "lock",
         "measured",
         "muted",
@@ -236,6 +240,8 @@ class OpenLoad(Described):
         self.measured = Measured()
         self.totals: dict[str, int] = {}
         """Bytes per stage name."""
+        self.lazy: dict[str, int] = {}
+        """Of these, the bytes of calls that only announced them."""
         self.spans = 1
         self.folded = 0
         self.closed = False

@@ -94,7 +94,7 @@ class Loads(Times):
         with self.lock:
             self.loads.append(load)
         if load.parent is None:
-            safely(self.metrics.opened, load.measured)
+            safely(self.metrics.opened, load.measured, load.surroundings.before.storage_read)
         self.recorded = True
         self.on_open()
 
@@ -339,7 +339,7 @@ class Loads(Times):
         handle.occupy(load.epoch(now))
         self.show(load, handle, load.epoch(now), {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}, None)
 
-    def moved(self, load: OpenLoad, name: str, size: int, parent: OpenLoad | OpenStage | None) -> None:
+    def moved(self, load: OpenLoad, name: str, size: int, parent: OpenLoad | OpenStage | None, *, lazy: bool) -> None:
         """Count bytes of stage *name*, called in *parent*, for the stages and loads around it."""
         while name == names.DESERIALIZE and isinstance(parent, OpenStage):
             parent.brought += size
@@ -347,6 +347,7 @@ class Loads(Times):
         inner: OpenLoad | None = load
         while inner is not None:
             inner.totals[name] = inner.totals.get(name, 0) + size
+            inner.lazy[name] = inner.lazy.get(name, 0) + size * lazy
             inner = inner.parent.load if inner.parent is not None else None
 
     # Tallies
@@ -387,7 +388,7 @@ class Loads(Times):
         if not tally.count:
             return
         if tally.size:
-            self.moved(load, tally.name, tally.size, tally.parent)
+            self.moved(load, tally.name, tally.size, tally.parent, lazy=tally.deferred)
         parent = load.handle if tally.parent is None else tally.parent.handle
         parent = parent or load.handle
         found = attributes.of_tally(tally, full_paths=self.settings.full_paths)

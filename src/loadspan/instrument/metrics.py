@@ -2,6 +2,7 @@
 Loads as OpenTelemetry metrics: the only file that speaks the metrics API.
 
 A load is recorded when it ends, once for itself and once for each of its stages, by the sampler: its own thread does not pay for it.
+The bytes that it moves are counted while it runs as well.
 """
 
 from __future__ import annotations
@@ -34,13 +35,21 @@ _LABELS = (names.FORMAT, names.STORAGE_KIND, names.DEVICE_TYPE)
 class Measured:
     """What the spans of a load's stages said, by stage."""
 
-    __slots__ = ("_lock", "counted", "stages")
+    __slots__ = ("_lock", "counted", "lock", "moved", "read", "stages", "told")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # loads inside a load may end in several threads
         self.counted: dict[str, Any] | None = None
         """Attributes with which the load is among those that run now."""
         self.stages: dict[str, dict[str, Any]] = {}
+        self.moved: dict[str, int] = {}
+        """Bytes by stage, without those of lazy calls."""
+        self.told: dict[str, int] | None = {}
+        """What the counter of these has been told so far; None when all was."""
+        self.read: int | None = None
+        """What the kernel had counted for the process when the load began."""
+        self.lock = threading.Lock()
+        """Of what has been told."""
 
     def add(self, found: Mapping[str, Any], seconds: float, error: str | None) -> None:
         """Add a span of a stage with the attributes *found*, of *seconds*."""
@@ -52,6 +61,8 @@ class Measured:
         size = found.get(names.SIZE)
         if size is not None:
             stage["size"] = (stage["size"] or 0) + size
+            if not found.get(names.DEFERRED):
+                self.moved[found[names.STAGE]] = self.moved.get(found[names.STAGE], 0) + size
         if names.THROUGHPUT in found:
             stage["timed"] += size or 0
             stage["busy"] += found.get(names.BUSY_TIME, seconds)
@@ -74,6 +85,9 @@ class Metrics:
         self._left: list[dict[str, Any]] = []
         """Whose loads the parent of this process had open when it was forked."""
         self._made_in = os.getpid()
+        self._read = 0
+        """Up to where what the kernel has counted for this process was told of: loads at the same time share it."""
+        self._reading = threading.Lock()
         self._ended: deque[tuple[dict[str, Any], Measured, float, Context]] = deque()
 
     def _in_force(self) -> MeterProvider:
@@ -94,8 +108,10 @@ class Metrics:
             self._meter_of = provider
             meter = provider.get_meter(names.SCOPE, __version__)
             self._instruments = {metric.name: _make(meter, metric) for metric in metric_names.METRICS}
-            for metric in (metric_names.LOAD_ACTIVE, metric_names.LOAD_COUNT, metric_names.LOAD_SIZE):
+            for metric in (metric_names.LOAD_ACTIVE, metric_names.LOAD_COUNT, metric_names.LOAD_SIZE, metric_names.STORAGE_READ):
                 self._instruments[metric.name].add(0, self._identity())
+            for stage in metric_names.MOVING:
+                self._instruments[metric_names.STAGE_IO.name].add(0, self._identity() | {names.STAGE: stage})
         return True
 
     def _identity(self) -> dict[str, Any]:
@@ -109,8 +125,9 @@ class Metrics:
         own = self._resource().get(_INSTANCE) and not given and os.getpid() == self._made_in
         return {} if own else {names.PROCESS_PID: os.getpid()}
 
-    def opened(self, measured: Measured) -> None:
-        """A load began that is in no other."""
+    def opened(self, measured: Measured, read: int | None = None) -> None:
+        """A load began that is in no other, when block devices had given *read* bytes to the process."""
+        measured.read = read
         if self.prepare():
             active = self._instruments[metric_names.LOAD_ACTIVE.name]
             while self._left:
@@ -123,6 +140,27 @@ class Metrics:
         counted, measured.counted = measured.counted, None
         if counted is not None:
             self._instruments[metric_names.LOAD_ACTIVE.name].add(-1, counted)
+
+    def grown(self, measured: Measured, moved: Mapping[str, int]) -> None:
+        """Count what the stages of a load have *moved* since the last time."""
+        with measured.lock:
+            if measured.told is None:
+                return  # it has ended meanwhile
+            for stage, size in moved.items():
+                more = size - measured.told.get(stage, 0)
+                if 0 < more < _INT64:
+                    measured.told[stage] = size
+                    self._instruments[metric_names.STAGE_IO.name].add(more, self._identity() | {names.STAGE: stage})
+
+    def delivered(self, measured: Measured, read: int) -> None:
+        """Count what block devices have given to the process since a load began, up to *read*, and no byte of it twice."""
+        if measured.read is None:
+            return
+        with self._reading:
+            more = read - max(self._read, measured.read)
+            if 0 < more < _INT64:
+                self._read = read
+                self._instruments[metric_names.STORAGE_READ.name].add(more, self._identity())
 
     def ended(self, found: dict[str, Any], measured: Measured, seconds: float, context: Context) -> None:
         """Take a load that has ended, with the attributes of its span, for `deliver` to record."""
@@ -148,6 +186,7 @@ class Metrics:
         """Forget what was taken, and *loads* that are open: this is a forked child, and they are its parent's."""
         self._ended.clear()
         self._met = {}
+        self._read, self._reading = 0, threading.Lock()
         self._left = [measured.counted for measured in loads if measured.counted is not None]
 
     def _record(self, found: dict[str, Any], measured: Measured, seconds: float, context: Context) -> None:
@@ -173,6 +212,12 @@ class Metrics:
         put(metric_names.LOAD_DURATION, seconds if folded is None else None)
         put(metric_names.LOAD_COUNT, folded or 1)
         put(metric_names.LOAD_SIZE, found.get(names.SIZE))
+        self.grown(measured, measured.moved)
+        measured.told = None
+        if measured.read is not None and names.IO_STORAGE_READ in found:
+            self.delivered(measured, measured.read + found[names.IO_STORAGE_READ])
+        for known in found.get(names.FINDINGS, ()):
+            put(metric_names.FINDING_COUNT, 1, **{names.FINDING_ID: known})
         if names.ERROR_TYPE not in found and folded is None:
             put(metric_names.LOAD_LAST_DURATION, seconds)
         put(metric_names.CACHE_RESIDENCY, found.get(names.CACHE_RESIDENCY))

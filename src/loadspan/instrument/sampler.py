@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan.facts import counters
 from loadspan.guard import guard
-from loadspan.instrument import late, state, telemetry
+from loadspan.instrument import growth, late, state, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,7 @@ _RARELY = 0.25  # seconds between two readings at most
 _KEPT = 0.02  # seconds between two writings; each takes up to a millisecond
 _BREATH = 0.005  # seconds after a stage in which the loading thread comes to its next call into C, and needs the interpreter lock no more
 _LONG = 8  # ticks after which a load will be one that is worth advice
+_OFTEN = 5  # ticks between two tellings of how far loads have come: nobody exports more often
 _LINGER = 20  # ticks without an open load after which the thread ends
 _DEEPEST = 200  # frames looked at
 _NEAR = 8  # frames that our own calls into libraries are deep
@@ -211,6 +212,10 @@ class Sampler:
                 load.surroundings.cost += cost - self._charged
             with guard:
                 self._sample_one(load, counted, numbers)
+        if self._ticks % _OFTEN == 0:
+            self._recorder.metrics.deliver()  # what has ended comes first: one counter is for all
+            with guard:
+                growth.grow(self._recorder, loads, counted)
         self._charged = cost
 
     def _sample_one(self, load: OpenLoad, counted: counters.Counters, numbers: Mapping[int | None, int | None]) -> None:

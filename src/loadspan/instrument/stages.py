@@ -97,6 +97,7 @@ class Stages(Loads):
         if stage.name == names.CACHE:
             stage.asked = self._come_so_far(stage.parent)
         stage.met = load.surroundings.meet(stage.paths)
+        stage.declared = stage.size or 0
         self._others(stage)
         stage.before = counters.of_thread(stage.thread)
         stage.before_process = counters.of_process()
@@ -191,7 +192,7 @@ class Stages(Loads):
         self.flush_tallies(load, stage)
         size = stage.size_known
         if size and error is None:
-            self.moved(load, stage.name, size, stage.parent)
+            self.moved(load, stage.name, size, stage.parent, lazy=stage.deferred)
         if stage.handle is not None:
             self._make_room(load, stage)
             stage.handle.occupy(load.epoch(end))
