@@ -109,6 +109,9 @@ class Loads(Times):
         """Close an explicit load in the context in which it was opened; it ended at *end*, by default now."""
         end = time.perf_counter_ns() if end is None else end
         self.leave_context(load)
+        outer = load.parent.stage if load.parent is not None else None
+        if outer is not None and outer.thread == load.thread:
+            outer.nested += end - load.start
         self._finish(load, end, self.failure(load, error))
 
     def failure(self, frame: OpenLoad | OpenStage, error: BaseException | None) -> Failure | None:

@@ -39,14 +39,29 @@ def _root(module: str, attribute: str, why: str) -> Target:
     )
 
 
-def _initializes(module: str, attribute: str, why: str) -> Target:
+def _describe_module(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    if args:
+        roots.made(stage, args, kwargs)
+
+
+def _modules(module: str, attribute: str, why: str) -> Target:
     return Target(
         module=f"sentence_transformers.{module}",
         attribute=attribute,
         stage=names.INITIALIZE,
         when=roots.part,
-        describe=roots.made,
+        describe=_describe_module,
         why=why,
+    )
+
+
+def _asks(module: str, kind: str) -> Target:
+    return Target(
+        module=f"sentence_transformers.{module}",
+        attribute=f"{kind}.set_base_model",
+        stage=names.DOWNLOAD,
+        when=roots.part,
+        why="asks the hub for the model that this one was made of, for its card, unless that is offline",
     )
 
 
@@ -54,4 +69,14 @@ ROWS = (
     _root("base.model", "BaseModel.__init__", "bi-encoders, cross-encoders, sparse and multi-vector encoders"),
     _root("SentenceTransformer", "SentenceTransformer.__init__", "bi-encoders, before release 6"),
     _root("cross_encoder.CrossEncoder", "CrossEncoder.__init__", "cross-encoders, before release 6"),
+    _modules("base.modules.module", "Module.load", "makes a module; its weights are read in it, and have stages of their own"),
+    _modules("base.modules.dense", "Dense.load", "the same"),
+    _modules("sentence_transformer.modules.static_embedding", "StaticEmbedding.load", "the same"),
+    _modules("models.Module", "Module.load", "the same, before release 6"),
+    _modules("models.Dense", "Dense.load", "the same, before release 6"),
+    _modules("models.StaticEmbedding", "StaticEmbedding.load", "the same, before release 6"),
+    _modules("base.model_card", "get_versions", "looks for the versions of what is installed, for the card"),
+    _modules("model_card", "get_versions", "the same, before release 6"),
+    _asks("base.model_card", "BaseModelCardData"),
+    _asks("model_card", "SentenceTransformerModelCardData"),
 )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from loadspan import names
 from loadspan.instrument.calls import record_construction
-from loadspan.instrument.described import model_name
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import roots
 
@@ -26,12 +25,8 @@ def _describe_model(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
     load.known_as(str(argument(args, kwargs, 0, "model_name")))  # type: ignore[union-attr] # a root's frame is a load
 
 
-def _by_itself(args: Args, kwargs: Kwargs) -> bool:
-    return not roots.same(_LIBRARY, None)
-
-
-def _describe_checkpoint(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    load.known_as(model_name(argument(args, kwargs, 1, "checkpoint_path")))  # type: ignore[union-attr] # as above
+def _describe_checkpoint(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.module = argument(args, kwargs, 0, "model")
 
 
 def _knows(args: Args, kwargs: Kwargs) -> bool:
@@ -63,10 +58,16 @@ ROWS = (
     Target(
         module="timm.models._helpers",
         attribute="load_checkpoint",
-        kind=Kind.ROOT,
-        when=_by_itself,
+        stage=names.LOAD_STATE_DICT,
         describe=_describe_checkpoint,
-        why="weights into a model that is there",
+        why="reads a checkpoint into a model that is there",
+    ),
+    Target(
+        module="timm.models._builder",
+        attribute="load_pretrained",
+        stage=names.LOAD_STATE_DICT,
+        describe=_describe_checkpoint,
+        why="reads a checkpoint, and fits it to what differs in the model",
     ),
     Target(
         module="timm.models._builder",
