@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "loadspan"
 HOSTS = {"torch", "safetensors", "transformers", "diffusers", "peft", "accelerate", "numpy", "cryptography", "Crypto", "nacl"}
 SPEAKS_OPENTELEMETRY = {"telemetry.py", "instrumentor.py", "exporter.py", "metrics.py"}
-SHARED = {"names", "metric_names", "variables", "model", "units", "guard", "errors", "settings", "version", "facts", "findings"}
+SHARED = {"names", "metric_names", "variables", "model", "units", "guard", "errors", "settings", "version", "imports", "facts", "findings"}
 
 
 def module_of(path: Path) -> str:

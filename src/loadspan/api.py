@@ -19,7 +19,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from loadspan import names
+from loadspan import imports, names
 from loadspan.guard import safely
 from loadspan.instrument.destination import merge, named, settled
 
@@ -142,6 +142,7 @@ class _Scope:
 
     def __call__(self, function: _Function) -> _Function:
         imports.need("loadspan.instrument.calls")
+        imports.need("loadspan.instrument.calls")
         from loadspan.instrument.calls import recorded  # noqa: PLC0415 - only who decorates needs it
 
         return recorded(function, self)  # type: ignore[return-value] # functools.wraps keeps the signature
@@ -169,6 +170,7 @@ class _Scope:
 
 
 def _recorder() -> Any:
+    imports.need("loadspan.instrument.live")
     imports.need("loadspan.instrument.live")
     from loadspan.instrument.live import recorder  # noqa: PLC0415 - `import loadspan` stays light
 

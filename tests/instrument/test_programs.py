@@ -86,10 +86,9 @@ WAYS = {
 }
 
 
+@pytest.mark.usefixtures("unseen")
 @pytest.mark.parametrize("options", WAYS.values(), ids=WAYS.keys())
-def test_a_child_finds_the_load_in_its_environment_and_else_what_it_finds_without_us(
-    spans: Spans, unseen: bytes, options: dict[str, Any]
-) -> None:
+def test_a_child_finds_the_load_in_its_environment_and_else_what_it_finds_without_us(spans: Spans, options: dict[str, Any]) -> None:
     given = options.get("env")
     before = None if given is None else dict(given)
     LoadspanInstrumentor().uninstrument()

@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from loadspan import imports
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -50,6 +52,7 @@ def _function(name: str, *, held: bool = True) -> Callable[..., int | None]:
     # Of a library object of our own: argument types of a shared one would hold for everybody who calls the function. The interpreter's
     # lock is given back (not *held*) only around calls that may wait: each time, another busy thread may keep it for 5 ms.
     with suppress(ImportError, OSError, AttributeError, TypeError):
+        imports.need("ctypes")
         import ctypes  # noqa: PLC0415 - as above
 
         function = getattr((ctypes.PyDLL if held else ctypes.CDLL)(None, use_errno=True), name)

@@ -1,14 +1,15 @@
 """
 What is imported late: with the first library that loads models, or with the first load, and not by every Python that is instrumented.
 
-Reading the machine takes some 20 ms to import, which would double what an instrumented program needs to start.
+Reading the machine takes some 20 ms to import, which would double what an instrumented program needs to start. Each import is announced
+(`imports.need`), since another thread of the host may fork meanwhile.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loadspan import names
+from loadspan import imports, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,8 @@ _LONG = 1_000_000_000  # nanoseconds: `findings.LONG`, without importing it
 
 def prepare() -> None:
     """Import what every load needs: the host is importing a library of seconds at this moment."""
+    imports.need("loadspan.instrument.stored")
+    imports.need("loadspan.instrument.surroundings")
     from loadspan.instrument import stored, surroundings
 
     del stored
@@ -32,6 +35,7 @@ def prepare() -> None:
 
 def surroundings(before: Counters) -> Surroundings:
     """A new `Surroundings`."""
+    imports.need("loadspan.instrument.surroundings")
     from loadspan.instrument.surroundings import Surroundings
 
     return Surroundings(before)
@@ -39,6 +43,7 @@ def surroundings(before: Counters) -> Surroundings:
 
 def file_size(path: str) -> int | None:
     """Size of the file *path*, which a load has met; None of what it has not, or is no file."""
+    imports.need("loadspan.facts.files")
     from loadspan.facts import files
 
     return files.size(path)
@@ -46,6 +51,7 @@ def file_size(path: str) -> int | None:
 
 def group() -> dict[str, Any]:
     """Attributes of the group of processes that load together, where this one is in one."""
+    imports.need("loadspan.facts.group")
     from loadspan.facts import group
 
     found = group.of_process()
@@ -57,6 +63,7 @@ def group() -> dict[str, Any]:
 
 def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
     """As `stored.files`."""
+    imports.need("loadspan.instrument.stored")
     from loadspan.instrument import stored
 
     return stored.files(paths, full_paths=full_paths)
@@ -64,6 +71,7 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
 
 def cold(found: dict[str, Any], paths: Iterable[str], size: int | None, *, deferred: bool) -> dict[str, Any]:
     """As `stored.cold`."""
+    imports.need("loadspan.instrument.stored")
     from loadspan.instrument import stored
 
     return stored.cold(found, paths, size, deferred=deferred)
@@ -74,6 +82,7 @@ def devices(destinations: Iterable[Destination]) -> dict[str, Any]:
     every = list(destinations)
     if not every:
         return {}
+    imports.need("loadspan.instrument.topology")
     from loadspan.instrument import topology
 
     return topology.attributes(every)
@@ -81,6 +90,7 @@ def devices(destinations: Iterable[Destination]) -> dict[str, Any]:
 
 def prepare_findings() -> None:
     """Import what a long load needs when it ends, while it runs."""
+    imports.need("loadspan.findings")
     from loadspan import findings
 
     del findings
@@ -90,6 +100,7 @@ def findings(found: dict[str, Any], start: int, end: int) -> dict[str, Any]:
     """Attributes that say what to do about a load from *start* to *end* with the attributes *found*: few loads that are short need them."""
     if end - start < _LONG and found.get(names.LINK_DEGRADED) is not True:
         return {}
+    imports.need("loadspan.findings")
     from loadspan import findings
     from loadspan.model import Load
 
@@ -99,6 +110,7 @@ def findings(found: dict[str, Any], start: int, end: int) -> dict[str, Any]:
 
 def look(destination: Destination) -> None:
     """As `topology.watch`."""
+    imports.need("loadspan.instrument.topology")
     from loadspan.instrument import topology
 
     topology.watch(destination)

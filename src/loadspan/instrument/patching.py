@@ -199,7 +199,7 @@ class Patches:
         with guard:
             if self.active:
                 self._install_module(module.__name__, {})
-                if any(row.stage for row in self._waiting.get(module.__name__, ())):
+                if any(row.stage and library(row) for row in self._waiting.get(module.__name__, ())):
                     self._on_import()
 
     def _install_module(self, module: str, swaps: dict[int, tuple[Any, Any]]) -> None:
