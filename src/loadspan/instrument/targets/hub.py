@@ -245,6 +245,11 @@ def _describe_guess(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> 
     _stage(stage).opens = False
 
 
+def _describe_question(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage = _stage(frame)
+    stage.rated = stage.opens = False
+
+
 def _measure_lookup(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
     stage = _stage(frame)
     if not isinstance(result, str):
@@ -265,7 +270,14 @@ def _no_such_file(error: BaseException) -> bool:
     return any(kind.__name__ == "EntryNotFoundError" for kind in type(error).__mro__)
 
 
+def _question(module: str, attribute: str, why: str) -> Target:
+    return Target(module=module, attribute=attribute, stage=names.CACHE, describe=_describe_question, answer=_no_such_file, why=why)
+
+
 ROWS = (
+    _question("huggingface_hub.hf_api", "HfApi.resolve_revision", "which commit a name stands for, since 2.0"),
+    _question("huggingface_hub.hf_api", "HfApi.model_info", "which files a model has: pipelines ask before they download"),
+    _question(_MODULE, "get_hf_file_metadata", "the version of a file"),
     Target(
         module="huggingface_hub._snapshot_download",
         attribute="snapshot_download",
