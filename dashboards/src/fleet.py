@@ -9,6 +9,7 @@ from .frame import MODEL, NODE, SERVICE
 from .panels import BARS, Look, Override, joined, only, panel, sorted_by
 from .queries import (
     ACTIVE,
+    FINDINGS,
     INTERVAL,
     LAST,
     LOAD,
@@ -175,6 +176,29 @@ def by_stage() -> dashboard.Panel:
     )
 
 
+def findings() -> list[dashboard.Panel]:
+    """Show what is found again and again."""
+    return [
+        panel(
+            "bargauge",
+            "Most frequent findings",
+            "short",
+            "Loads that ended with each finding. Begin with the longest bar: the load's span says what to do, with its evidence.",
+            instant(f"sort_desc({total(select(FINDINGS, *PROCESS), 'loadspan_finding_id')} > 0)", "{{loadspan_finding_id}}"),
+        ),
+        panel(
+            "table",
+            "Findings by node",
+            "short",
+            "Loads with each finding on each node. One node that leads: compare it with another on the Compare board.",
+            table(by_node(f"topk(50, {total(select(FINDINGS, *PROCESS), 'loadspan_finding_id, $node_label')} > 0)")),
+            look=Look(
+                transformations=(*only({"node": "Node", "loadspan_finding_id": "Finding", "Value": "Loads"}), sorted_by("Loads")),
+            ),
+        ),
+    ]
+
+
 def slowest() -> list[dashboard.Panel]:
     """List the slowest loads, by trace and by process."""
     slow = latest(select(LAST, *MODELS))
@@ -281,6 +305,7 @@ def build() -> dashboard.Dashboard:
         by("$node_label", "By node", "Node", "A node far above the others: compare it with a fast one on the Compare board."),
     )
     frame.add(made, "What the time depends on", *tables)
+    frame.add(made, "What to do", *findings())
     frame.add(made, "Slowest loads", *slowest())
     frame.add(made, "Failures", *failures())
     frame.add(made, "Traces from Tempo", *tempo(), collapsed=True)

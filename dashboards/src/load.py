@@ -8,7 +8,22 @@ from . import frame
 from .fleet import FOUND
 from .frame import SERVICE
 from .panels import ROWS, Look, Override, joined, only, panel, sorted_by
-from .queries import LOAD, LOADS, STAGE, STAGE_THROUGHPUT, WINDOW, mean, per_load, quantile, select, total
+from .queries import (
+    FINDINGS,
+    LOAD,
+    LOADS,
+    STAGE,
+    STAGE_IO,
+    STAGE_THROUGHPUT,
+    STORAGE_READ,
+    WINDOW,
+    mean,
+    per_load,
+    quantile,
+    select,
+    speed,
+    total,
+)
 from .sources import JAEGER, TEMPO, instant, search, series, table, trace, traceql
 
 if TYPE_CHECKING:
@@ -53,7 +68,7 @@ EVIDENCE = (
     "device.name",
     "loader",
 )
-FINDINGS = ("link-degraded", "numa-remote", "cache-cold", "cache-evicted", "memory-limit", "swap", "cpu-wait", "unexplained")
+RULES = ("link-degraded", "numa-remote", "cache-missed", "cache-cold", "cache-evicted", "memory-limit", "swap", "cpu-wait", "unexplained")
 THIS = 'trace:id = "${traceId}"'
 SPANS = {"operationName": "Span", "startTime": "Start", "duration": "Duration", "tags": "Attributes", "serviceTags": "Resource"}
 
@@ -131,6 +146,34 @@ def waterfall() -> list[dashboard.Panel]:
     ]
 
 
+def moved() -> list[dashboard.Panel]:
+    """Draw what moved while it ran, and name what was found: from metrics, with whatever keeps the traces."""
+    return [
+        panel(
+            "timeseries",
+            "Throughput by stage while it loaded",
+            "Bps",
+            "Bytes per second of each stage and from block devices up to each export, of every process of the service. Empty: the load was "
+            "shorter than the export interval, set OTEL_METRIC_EXPORT_INTERVAL=5000. Lower than the disk can do: loadspan check --measure.",
+            series(speed(select(STAGE_IO, SERVICE)), "{{loadspan_stage}} {{instance}}"),
+            series(speed(select(STORAGE_READ, SERVICE)), "from storage {{instance}}", "B"),
+            look=Look(span=16, interval="1s"),
+        ),
+        panel(
+            "table",
+            "Findings of the service's loads",
+            "short",
+            "Loads of the range that ended with each finding; no row where nothing was found. What this load says, with its evidence, is "
+            "loadspan.finding on its span above. Do what it says, load again and compare.",
+            table(f"{total(select(FINDINGS, SERVICE), 'loadspan_finding_id')} > 0"),
+            look=Look(
+                span=8,
+                transformations=(*only({"loadspan_finding_id": "Finding", "Value": "Loads"}), sorted_by("Loads")),
+            ),
+        ),
+    ]
+
+
 def usual() -> list[dashboard.Panel]:
     """Show what is usual for the service."""
     stages = per_load(total(select(f"{STAGE}_sum", SERVICE), "loadspan_stage"), total(select(LOADS, SERVICE)))
@@ -171,7 +214,7 @@ def tempo() -> list[dashboard.Panel]:
     partition = ", ".join(f"span.loadspan.partition.{stage}" for stage in STAGES)
     machine = ", ".join(f"span.{name}" for name in MACHINE)
     evidence = ", ".join(f"span.loadspan.{name}" for name in EVIDENCE)
-    findings = ", ".join(f'span."loadspan.finding.{known}"' for known in FINDINGS)
+    findings = ", ".join(f'span."loadspan.finding.{known}"' for known in RULES)
     return [
         panel(
             "traces",
@@ -258,6 +301,7 @@ def build() -> dashboard.Dashboard:
     made = made.variables([*frame.sources(), chosen, traced, service, frame.window()])
     frame.add(made, "Choose a load", *find())
     frame.add(made, "The load ${traceId}", *waterfall())
+    frame.add(made, "While it loaded", *moved())
     frame.add(made, "What is usual for the service", *usual())
     frame.add(made, "The load, from Tempo", *tempo(), collapsed=True)
     return made

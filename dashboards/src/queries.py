@@ -14,11 +14,16 @@ LOOK_BACK = "1h"
 RANGE = "$__range"
 INTERVAL = "$__interval"
 WINDOW = "$window"
+TWO_SAMPLES = "3m"
+"""In which there are two samples, however seldom metrics are exported: the SDK's own interval is a minute."""
 
 LOADS = "loadspan_load_count_total"
 ACTIVE = "loadspan_load_active"
 LOADED = "loadspan_load_size_bytes_total"
 LOAD = "loadspan_load_duration_seconds"
+STAGE_IO = "loadspan_stage_io_bytes_total"
+STORAGE_READ = "loadspan_storage_read_bytes_total"
+FINDINGS = "loadspan_finding_count_total"
 STAGE = "loadspan_stage_duration_seconds"
 STAGE_SIZE = "loadspan_stage_size_bytes"
 STAGE_THROUGHPUT = "loadspan_stage_throughput_bytes_per_second"
@@ -50,6 +55,15 @@ def grown(series: str, window: str = RANGE) -> str:
 def total(series: str, by: str = "", window: str = RANGE) -> str:
     """Sum the growth of *series* over everything but the labels *by*."""
     return f"sum by ({by}) ({grown(series, window)})" if by else f"sum({grown(series, window)})"
+
+
+def speed(series: str) -> str:
+    """
+    Tell how fast counters that grow during a load did so up to each of their samples: as it was, however far apart these are.
+
+    Only where there is a sample: of a process that has ended no speed is told. Not for counters that are told when a load has ended.
+    """
+    return f"irate({series}[{TWO_SAMPLES}]) and {series} > 0 and timestamp({series}) > time() - $__interval_ms / 1000"
 
 
 def quantile(share: float, histogram: str, conditions: tuple[str, ...], by: str = "", window: str = RANGE) -> str:

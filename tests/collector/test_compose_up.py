@@ -70,7 +70,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     needed()
     if taken := [port for port in PORTS if listens(port)]:
         pytest.skip(f"somebody listens on {taken}, which compose.yaml publishes")
-    images = {service["image"]: image(service["image"]) for service in SERVICES.values()}
+    images = {named: image(named) for named in {service["image"] for service in SERVICES.values()}}
     folder = tmp_path_factory.mktemp("compose")
     ours = written(folder, "images.yaml", {"services": {name: {"image": images[told["image"]]} for name, told in SERVICES.items()}})
     running = Stack(("--file", str(CONFIGURATIONS / "compose.yaml"), "--file", str(ours)))

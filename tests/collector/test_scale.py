@@ -128,8 +128,9 @@ def test_the_series_of_a_process_are_counted_by_the_metrics() -> None:
 
     seconds, size, rate = map(series, (metric_names.STAGE_DURATION, metric_names.STAGE_SIZE, metric_names.STAGE_THROUGHPUT))
     loads = series(metric_names.LOAD_DURATION)
-    single = sum(series(m) for m in (metric_names.LOAD_ACTIVE, metric_names.LOAD_COUNT, metric_names.LOAD_SIZE))
-    assert f"`{loads} L + {seconds + size} S + {rate} T + {single} + R + C + 2 K`" in PAGE
+    single = sum(series(m) for m in (metric_names.LOAD_ACTIVE, metric_names.LOAD_COUNT, metric_names.LOAD_SIZE, metric_names.STORAGE_READ))
+    single += len(metric_names.MOVING)
+    assert f"`{loads} L + {seconds + size} S + {rate} T + {single} + R + C + 2 K + F`" in PAGE
     demo_has = loads * 4 + (seconds + size) * 10 - size * 3 + rate * 6 + single + 3 + 2
     assert demo_has == MEASURED["series of a process that exports metrics: the demo"]
     assert f"{size} less each" in PAGE

@@ -19,7 +19,7 @@ import yaml
 from shipped import CONFIGURATIONS, demo, send, sent, series_of, traces_of
 
 from backends.process import free_ports, get, until
-from loadspan import metric_names, names
+from loadspan import findings, metric_names, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,6 +72,11 @@ def test_a_program_that_sends_traces_alone_gives_the_same_sums(here: Machine) ->
     assert sums(series, "loadspan_span_load_duration_seconds_sum", *labels) == pytest.approx(sums(said, "loadspan.load.duration", *by_load))
     assert sums(series, "loadspan_span_load_duration_seconds_count", *labels) == sums(counted, "loadspan.load.duration", *by_load)
 
+    moved = {key: size for key, size in sums(said, "loadspan.stage.io", names.STAGE).items() if size}
+    assert moved
+    assert sums(series, "loadspan_span_stage_io_bytes_total", "loadspan_stage") == moved
+    assert sums(series, "loadspan_span_storage_read_bytes_total") == sums(said, "loadspan.storage.read")
+
     seconds = sums(said, "loadspan.stage.duration", names.STAGE)
     assert set(seconds) == {("read",), ("decrypt",), ("other",)}
     assert sums(series, "loadspan_span_stage_duration_seconds_sum", "loadspan_stage") == pytest.approx(seconds)
@@ -113,6 +118,7 @@ def test_metrics_of_spans_may_have_the_names_of_the_programs_own(here: Machine) 
     suffixes = ("_bucket", "_sum", "_count")
     histograms = ("load_duration_seconds", "stage_duration_seconds", "stage_size_bytes", "stage_throughput_bytes_per_second")
     single = {"load_count_total", "load_size_bytes_total", "load_last_duration_seconds", "cache_residency_ratio"}
+    single |= {"stage_io_bytes_total", "storage_read_bytes_total"}
     assert made == {f"loadspan_{name}{suffix}" for name in histograms for suffix in suffixes} | {f"loadspan_{name}" for name in single}
 
 
@@ -179,6 +185,13 @@ def test_units_buckets_and_labels_are_those_of_the_program(metric: metric_names.
         assert {attribute["key"] for attribute in made["attributes"]} <= set(metric.attributes)
         assert {"counter": "sum", "gauge": "gauge", "histogram": "histogram"}[metric.instrument] in made
         assert [float(bound) for bound in made.get("histogram", {}).get("buckets", ())] == list(metric.bounds)
+
+
+def test_every_finding_is_counted() -> None:
+    made = connectors()["loadspan.span.finding.count"]
+    assert {metric["attributes"][0]["default_value"] for metric in made} == {rule.id for rule in findings.RULES}
+    for metric in made:
+        assert metric["conditions"] == [f'span.attributes["{names.finding(metric["attributes"][0]["default_value"])}"] != nil']
 
 
 def test_every_stage_has_its_exclusive_seconds() -> None:

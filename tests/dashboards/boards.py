@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2] / "dashboards"
 BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "boards").glob("*.json"))}
 VARIABLE = re.compile(r"\$\{([a-zA-Z_]\w*)(?::(\w+))?\}|\$([a-zA-Z_]\w*)")
-TIMES = {"__range": "600s", "__interval": "1m", "window": "1h"}
+TIMES = {"__range": "600s", "__interval": "1m", "__interval_ms": "60000", "window": "1h"}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def load(fast: Any, slow: Any) -> None:
     link = {names.DEVICE_INDEX: 0, names.LINK_BANDWIDTH: 31.5e9, names.LINK_DEGRADED: False}
     fast.load("base", 12.0, 20 * GB, "nvme", **{names.RANK: 0, names.CACHE_RESIDENCY: 1.0, **link})
     fast.load("base", 1.0, GB, "nvme", "OSError")
-    narrow = {names.LINK_BANDWIDTH: 7.9e9, names.LINK_DEGRADED: True}
+    narrow = {names.LINK_BANDWIDTH: 7.9e9, names.LINK_DEGRADED: True, names.FINDINGS: ("link-degraded", "cache-cold")}
     slow.load("base", 48.0, 20 * GB, "network", **{names.RANK: 1, names.CACHE_RESIDENCY: 0.0, **link, **narrow})
     slow.load("base", 2.0, GB, "network", "OSError")
 

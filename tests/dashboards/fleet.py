@@ -43,11 +43,12 @@ class Loading:
         self.provider = MeterProvider([reader], Resource(attributes))
         self._metrics = Metrics(self.provider, lambda: attributes)
         self._metrics.prepare()
+        self._read = 0
 
     def load(self, model: str, seconds: float, size: int, kind: str, error: str | None = None, **found: Any) -> None:
         """End a load whose span is sampled; *found* are further attributes of it."""
         measured = Measured()
-        self._metrics.opened(measured)
+        self._metrics.opened(measured, self._read)
         told: dict[str, Any] = {names.MODEL_NAME: model, names.LOADER: "safetensors", names.SIZE: size, names.DEVICE_TYPE: "cuda", **found}
         if error is not None:
             told[names.ERROR_TYPE] = error
@@ -58,6 +59,11 @@ class Loading:
             measured.add(attributes, busy, None)
             told[names.partition(stage)] = busy
         told[names.partition(names.OTHER)] = seconds * 0.05
+        # Half of it is seen while it runs, as the sampler tells of it.
+        for part in (2, 1):
+            self._metrics.grown(measured, {stage: moved // part for stage, moved in measured.moved.items()})
+            self._read += size // 2
+            self._metrics.delivered(measured, self._read)
         self._metrics.closed(measured)
         span = NonRecordingSpan(SpanContext(TRACE, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
         self._metrics.ended(told, measured, seconds, set_span_in_context(span))

@@ -85,6 +85,13 @@ def test_the_numbers_of_the_fleet_are_those_of_its_loads(prometheus: Prometheus)
     assert one("fleet: Bytes loaded", prometheus)[0]["value"] == 42e9
 
 
+def test_what_was_found_is_counted_for_the_fleet_and_beside_a_load(prometheus: Prometheus) -> None:
+    for panel in ("fleet: Most frequent findings", "load: Findings of the service's loads"):
+        found = {answer["metric"]["loadspan_finding_id"]: answer["value"] for answer in one(panel, prometheus)}
+        assert found == {"link-degraded": 1, "cache-cold": 1}
+    assert {answer["metric"]["node"] for answer in one("fleet: Findings by node", prometheus, node_label="host_name")} == {"n2"}
+
+
 def test_machines_say_who_is_degraded(prometheus: Prometheus) -> None:
     assert {series["metric"]["node"]: series["value"] for series in one("machines: Links to devices", prometheus)} == {"n1": 0, "n2": 1}
     assert one("machines: Degraded links", prometheus)[0]["value"] == 1
