@@ -167,6 +167,8 @@ class Patches:
         self._installed: list[_Patch] = []
         self._waiting: dict[str, list[Target]] = {}
         self._hooked: set[str] = set()
+        self.met: set[str] = set()
+        """Modules with rows that were imported: hooks are called once, and whether they come again has to be asked."""
         self.active = False
 
     def install(self, rows: Sequence[Target]) -> None:
@@ -188,21 +190,29 @@ class Patches:
         for module in dict.fromkeys(row.module for row in rows):
             if sys.modules.get(module) is not None:  # None: somebody forbids its import
                 self._install_module(module, swaps)
-            elif module not in self._hooked:
-                self._hooked.add(module)
-                wrapt.register_post_import_hook(self._imported, module)
+            else:
+                self.hook(module)
         if swaps:
             self._rebind(swaps)  # once for all: it looks at every name of every module
 
-    def _imported(self, module: Any) -> None:
+    def hook(self, module: str) -> None:
+        """Wait for the import of *module*, which is not there."""
+        if module not in self._hooked:
+            self._hooked.add(module)
+            wrapt.register_post_import_hook(self.imported, module)
+
+    def imported(self, module: Any) -> None:
+        """Install the rows of *module*, which has just been imported."""
         # An exception here would make the host's import fail. A hook cannot be taken back, so it asks whether it is still wanted.
         with guard:
+            self._hooked.discard(module.__name__)
             if self.active:
                 self._install_module(module.__name__, {})
                 if any(row.stage and library(row) for row in self._waiting.get(module.__name__, ())):
                     self._on_import()
 
     def _install_module(self, module: str, swaps: dict[int, tuple[Any, Any]]) -> None:
+        self.met.add(module)
         for row in self._waiting.get(module, ()):
             with guard:
                 self._install_row(row, swaps)
@@ -276,6 +286,7 @@ class Patches:
                 self._rebind(back)
         self._installed = []
         self._waiting = {}
+        self.met.clear()
 
 
 def _inherited(owner: Any, name: str) -> Any:
