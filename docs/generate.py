@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loadspan import commands, findings, metric_names, names, units, variables
 from loadspan.checkup import schema
+from loadspan.findings import ranks
 from loadspan.instrument import targets
 from loadspan.settings import Settings
 
@@ -81,11 +82,14 @@ def page() -> str:
                 (
                     "What should be done about a load, told by its span (`loadspan.findings`) and below its waterfall, the most seconds "
                     f"first. Only outermost loads have them; those of less than {units.seconds(findings.LONG)} only that of their link. "
-                    "A finding is not told where what it needs is absent."
+                    "A finding is not told where what it needs is absent. The last two are of a group of ranks: `show` and `run` tell them."
                 ),
                 table(
                     ("finding", "when", "why it costs time", "attributes"),
-                    [(f"`{rule.id}`", rule.when, rule.mechanism, ", ".join(map(_code, rule.needs + rule.uses))) for rule in findings.RULES],
+                    [
+                        (f"`{rule.id}`", rule.when, rule.mechanism, ", ".join(map(_code, rule.needs + rule.uses)))
+                        for rule in (*findings.RULES, *ranks.RULES)
+                    ],
                 ),
                 "## Metrics",
                 (

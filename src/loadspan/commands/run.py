@@ -20,7 +20,7 @@ from loadspan.commands.runfile import RunFile
 from loadspan.commands.screen import Screen
 from loadspan.commands.watch import Watch
 from loadspan.errors import UserError
-from loadspan.report import terminal, timeline, tracefile
+from loadspan.report import ranks, terminal, timeline, tracefile
 from loadspan.report.text import BOLD, RED, clean, join
 
 if TYPE_CHECKING:
@@ -208,6 +208,8 @@ class Report:
         found += self._unfinished(recording)
         if self._watch.shown and (len(recording.loads) > 1 or self._scrolled_away()):
             found += self._summary(recording)
+        if of_ranks := ranks.lines(recording.loads, self._look):
+            found += [*of_ranks, ""]
         where = shlex.quote(clean(str(self._folder)))
         return [*found, f"loadspan: show it again with: loadspan show {where}"]
 

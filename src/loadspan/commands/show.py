@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.errors import UserError
 from loadspan.model import Load
-from loadspan.report import terminal, timeline, tracefile
+from loadspan.report import ranks, terminal, timeline, tracefile
 from loadspan.report.text import clean
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Show:
             return 0
         for block in waterfalls(recording, look(sys.stdout, width=arguments.width, color=arguments.color)):
             print(*block, sep="\n", end="\n\n")
+        if of_ranks := ranks.lines(recording.loads, look(sys.stdout, width=arguments.width, color=arguments.color)):
+            print(*of_ranks, sep="\n", end="\n\n")
         if len(recording.loads) > 1:
             print(f"{len(recording.loads)} loads. ", end="")
         print(f"As data, with every attribute: loadspan show {shlex.quote(clean(str(path)))} --json")

@@ -1,8 +1,14 @@
-"""Which process of a group this is, as its launcher says in the environment: torchrun, Open MPI, Slurm."""
+"""
+Which process of a group this is, as its launcher says in the environment: torchrun, Open MPI, Slurm.
+
+What its processes have in common is the name of the run or job where there is one; else the trace that all of them were started in; else
+where their first rank is to be met. It is the same for every process, whatever trace its loads are in.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +22,7 @@ _LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID"),
 )
 _NAMELESS = {"", "none"}  # torchrun's run id where nobody gave one
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +49,12 @@ def of_process(environment: Mapping[str, str] | None = None) -> Group | None:
         if count == 1:
             return None
         common = environment.get(name, "")
-        return Group(number, count, _number(environment.get(local)), None if common in _NAMELESS else common)
+        return Group(number, count, _number(environment.get(local)), common if common not in _NAMELESS else _in_common(environment))
     return None
+
+
+def _in_common(environment: Mapping[str, str]) -> str | None:
+    """Of a group without a name."""
+    traces = (_TRACE.match(environment.get(key, "")) for key in ("traceparent", "TRACEPARENT"))
+    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    return next((trace[1] for trace in traces if trace is not None), f"{address}:{port}" if address and port else None)

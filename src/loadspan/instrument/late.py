@@ -7,9 +7,12 @@ Reading the machine takes some 20 ms to import, which would double what an instr
 
 from __future__ import annotations
 
+import os
+from collections import ChainMap
 from typing import TYPE_CHECKING, Any
 
 from loadspan import imports, names
+from loadspan.instrument import telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +57,7 @@ def group() -> dict[str, Any]:
     imports.need("loadspan.facts.group")
     from loadspan.facts import group
 
-    found = group.of_process()
+    found = group.of_process(ChainMap(telemetry.inherited, os.environ))
     if found is None:
         return {}
     told = {names.LOAD_ID: found.id, names.RANK: found.rank, names.RANK_LOCAL: found.rank_local, names.WORLD_SIZE: found.world_size}

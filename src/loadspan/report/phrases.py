@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from loadspan import names, units
+from loadspan.findings.rule import usable
 from loadspan.model import Load, Stage
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def notes(load: Load, *, show_pid: bool) -> Iterator[str]:
         yield "implicit"
     if (folded := load.number(names.FOLDED)) and folded > 1:
         yield f"stands for {count(folded)} loads"
+    rank, size = usable(load.number(names.RANK)), usable(load.number(names.WORLD_SIZE))
+    if rank is not None and size is not None:
+        yield f"rank {rank:.0f} of {size:.0f}"
     if show_pid and load.pid is not None:
         yield f"process {load.pid}"
     if load.error is not None or load.text(names.ERROR_TYPE):

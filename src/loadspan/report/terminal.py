@@ -78,7 +78,7 @@ def lines(waterfall: Waterfall, look: Look) -> list[str]:
         lost = row.error is not None or (row.running and waterfall.died)
         found += _row(row, columns, look, lost=lost, error=None if inherited else row.error)
     for known, sentence in waterfall.findings:
-        found += _finding(clean(known), clean(sentence), width)
+        found += finding(clean(known), clean(sentence), width)
     return [join(line, color=look.color) for line in found]
 
 
@@ -126,7 +126,7 @@ def _details(waterfall: Waterfall) -> list[Piece]:
     return pieces
 
 
-def _finding(known: str, sentence: str, width: int) -> Iterator[list[Piece]]:
+def finding(known: str, sentence: str, width: int) -> Iterator[list[Piece]]:
     """`! cache-cold: Keep ...`, below the rows, where the eye ends up."""
     first, *rest = paragraph(f"{known}: {sentence}", width - 4)
     head = first[: len(known) + 1] if first.startswith(f"{known}:") else ""
