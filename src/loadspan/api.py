@@ -142,7 +142,6 @@ class _Scope:
 
     def __call__(self, function: _Function) -> _Function:
         imports.need("loadspan.instrument.calls")
-        imports.need("loadspan.instrument.calls")
         from loadspan.instrument.calls import recorded  # noqa: PLC0415 - only who decorates needs it
 
         return recorded(function, self)  # type: ignore[return-value] # functools.wraps keeps the signature
@@ -170,7 +169,6 @@ class _Scope:
 
 
 def _recorder() -> Any:
-    imports.need("loadspan.instrument.live")
     imports.need("loadspan.instrument.live")
     from loadspan.instrument.live import recorder  # noqa: PLC0415 - `import loadspan` stays light
 
