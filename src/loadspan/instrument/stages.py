@@ -231,6 +231,8 @@ class Stages(Loads):
         """Take over from a stage what its load has to know. The load's lock is held."""
         load.failed = error
         load.paths.update(stage.paths)
+        if not load.explicit and stage.library is not None:
+            load.attributes.setdefault(names.LOADER, stage.library)  # it began with Python's own reads
         if not load.explicit:  # nothing is ever looked for in an explicit one
             load.learn((*sample(stage.things), *sample(stage.outputs)))
         if stage.module is not None:
@@ -253,7 +255,8 @@ class Stages(Loads):
         with outer.load.lock:
             outer.count_inner(stage.size_known if error is None else None)
             outer.paths.update(stage.paths)
-            outer.outputs.extend(sample(stage.outputs))
+            if not outer.load.explicit:  # in which nothing is looked for: one tensor after the other goes, as the host means it to
+                outer.outputs.extend(sample(stage.outputs))
             outer.deferred = outer.deferred or stage.deferred
             for key, value in stage.attributes.items():
                 outer.attributes.setdefault(key, value)

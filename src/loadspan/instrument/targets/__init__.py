@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loadspan.instrument.targets import (
+    compiled,
     crypto,
     diffusers,
     distributed_checkpoint,
     files,
+    fsspec,
     hub,
     key_derivation,
     mapped_files,
     moves,
     peft,
+    s3,
     safetensors,
     sentence_transformers,
     shared_memory,
     timm,
     torch,
+    torch_hub,
     transformers,
 )
 
@@ -37,6 +41,8 @@ def rows(settings: Settings) -> list[Target]:
         *safetensors.ROWS,
         *torch.ROWS,
         *moves.ROWS,
+        *compiled.ROWS,
+        *torch_hub.ROWS,
         *distributed_checkpoint.ROWS,
         *peft.ROWS,
         *diffusers.ROWS,
@@ -45,4 +51,6 @@ def rows(settings: Settings) -> list[Target]:
         *sentence_transformers.ROWS,
         *shared_memory.ROWS,
         *hub.ROWS,
+        *fsspec.ROWS,
+        *s3.ROWS,
     ]
