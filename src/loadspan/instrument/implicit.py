@@ -43,7 +43,7 @@ _REPEATS_SHOWN = 2
 _OTHER_READS = 60 * _NANOSECONDS
 _READS = 600 * _NANOSECONDS
 _CACHED = 16 << 20  # bytes from which a segment of shared memory that nothing is seen to use may hold weights
-_ALONE = (names.READ, names.CACHE)
+_ALONE = (names.READ, names.DOWNLOAD, names.CACHE)
 """Stages that may as well be a program going through its data, where there are no others."""
 
 

@@ -13,18 +13,17 @@ import os
 import re
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument import late
 from loadspan.instrument.described import model_name
-from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.targets import transfers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from loadspan.instrument.frames import OpenLoad, OpenStage
 
 _OPENS = 1 << 20
 """Bytes from which a file may be weights, and its download open an implicit load."""
@@ -97,38 +96,22 @@ _asked = _Asked()
 # Downloads
 
 
-def _stage(frame: OpenStage | OpenLoad) -> OpenStage:
-    return frame  # type: ignore[return-value] # rows of this file are stages
-
-
-def _around(name: str) -> Iterator[OpenStage]:
-    """Open stages *name* of this context, the innermost first."""
-    frame: OpenLoad | OpenStage | None = current.get()
-    while frame is not None:
-        if isinstance(frame, OpenStage) and frame.name == name:
-            yield frame
-        frame = frame.parent
-
-
 def _coming(stage: OpenStage | OpenLoad | None) -> Any:
     """What counts the bytes of a download that runs."""
     return getattr(getattr(stage, "arriving", None), "__self__", None)
 
 
 def _begin(stage: OpenStage, url: Any, expected: Any) -> None:
-    host = urlsplit(url).hostname if isinstance(url, str) else None
-    if host:
-        stage.attributes[names.SERVER_ADDRESS] = host
+    stage.attributes |= transfers.host(url)
     stage.opens = _asked.model and isinstance(expected, int) and expected >= _OPENS
-    for lookup in _around(names.CACHE):
-        lookup.attributes[names.CACHE_HIT] = False
+    transfers.missed()
 
 
 def _describe_http(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    stage = _stage(frame)
+    stage = transfers.stage_of(frame)
     file, resumed = argument(args, kwargs, 1, "temp_file"), kwargs.get("resume_size") or 0
     expected = kwargs.get("expected_size")
-    outer = _coming(next(_around(names.DOWNLOAD), None))
+    outer = _coming(next(transfers.around(names.DOWNLOAD), None))
     if isinstance(outer, _Transfer):
         outer.again(resumed)
         return
@@ -155,9 +138,7 @@ def _arrived(stage: OpenStage | OpenLoad, size: int | None, path: Any) -> None:
     if size is None:
         return
     stage.size = size
-    for lookup in _around(names.CACHE):
-        with lookup.load.lock:
-            lookup.add(size)
+    transfers.arrived(size)
 
 
 def _final(path: str) -> str:
@@ -179,7 +160,7 @@ def _final(path: str) -> str:
 
 
 def _describe_xet(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    stage = _stage(frame)
+    stage = transfers.stage_of(frame)
     data = kwargs.get("xet_file_data")
     _begin(stage, getattr(data, "endpoint", None) or getattr(data, "refresh_route", None), kwargs.get("expected_size"))
     stage.arriving = _Chunks().so_far
@@ -203,7 +184,7 @@ def _replace_enter(original: Any) -> Any:
 
 
 def _told_to(reporter: Any) -> None:
-    chunks = _coming(next(_around(names.DOWNLOAD), None))
+    chunks = _coming(next(transfers.around(names.DOWNLOAD), None))
     if isinstance(chunks, _Chunks):
         chunks.reporter = reporter
 
@@ -218,7 +199,7 @@ def _replace_raise_for_status(original: Any) -> Any:
 
 
 def _answered(args: Args, kwargs: Kwargs) -> None:
-    transfer = _coming(next(_around(names.DOWNLOAD), None))
+    transfer = _coming(next(transfers.around(names.DOWNLOAD), None))
     if isinstance(transfer, _Transfer) and getattr(argument(args, kwargs, 0, "response"), "status_code", None) == _WHOLE:
         transfer.from_the_start()
 
@@ -227,7 +208,7 @@ def _answered(args: Args, kwargs: Kwargs) -> None:
 
 
 def _describe_lookup(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    stage = _stage(frame)
+    stage = transfers.stage_of(frame)
     stage.rated = False
     _asked.model = kwargs.get("repo_type") in (None, "model")
     repository, file = argument(args, kwargs, 0, "repo_id"), argument(args, kwargs, 1, "filename")
@@ -242,16 +223,16 @@ def _describe_lookup(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) ->
 
 def _describe_guess(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     _describe_lookup(stage, args, kwargs)
-    _stage(stage).opens = False
+    transfers.stage_of(stage).opens = False
 
 
 def _describe_question(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    stage = _stage(frame)
+    stage = transfers.stage_of(frame)
     stage.rated = stage.opens = False
 
 
 def _measure_lookup(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
-    stage = _stage(frame)
+    stage = transfers.stage_of(frame)
     if not isinstance(result, str):
         stage.cancelled = True  # a dry run, or a file that is known not to be there
         return
