@@ -7,6 +7,7 @@ merging, of which computing the deltas is one part. Nothing is imported: a layer
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -39,26 +40,48 @@ _ROW = Target(
 
 def layers(model: Any) -> list[Any]:
     """Adapter layers of a model: what peft marks as such, whatever the kind of adapter."""
-    # Asked of the type first: an attribute that a module lacks is looked for in three dictionaries, and there are thousands of modules.
-    found = [module for module in model.modules() if getattr(type(module), "adapter_layer_names", None) is not None]
-    return [module for module in found if hasattr(module, "merged_adapters")]
+    return [module for module in _modules(model) if _is_layer(type(module)) and hasattr(module, "merged_adapters")]
+
+
+def _modules(model: Any) -> list[Any]:
+    """A model and all modules in it, each once. What torch has for it takes three times as long, and there are thousands."""
+    found, known = [model], {id(model)}
+    for module in found:
+        for child in module._modules.values():  # noqa: SLF001 - as said
+            if child is not None and id(child) not in known:
+                known.add(id(child))
+                found.append(child)
+    return found
+
+
+@functools.cache
+def _is_layer(kind: type) -> bool:
+    return getattr(kind, "adapter_layer_names", None) is not None
 
 
 def parts(layer: Any, adapter: str) -> list[Any]:
     """Modules and parameters of one adapter in a layer."""
     holders = (getattr(layer, name, None) for name in layer.adapter_layer_names)
-    return [part for holder in holders for name, part in getattr(holder, "items", dict)() if name == adapter]
+    return [holder[adapter] for holder in holders if hasattr(holder, "keys") and adapter in holder]
 
 
 def size(part: Any) -> int:
     """Bytes of a part of an adapter."""
-    return sum(map(tensors.size, part.parameters())) if hasattr(part, "parameters") else tensors.size(part)
+    if not hasattr(part, "_parameters"):
+        return tensors.size(part)
+    found = (value for module in _modules(part) for value in module._parameters.values())  # noqa: SLF001 - as above
+    return sum(tensors.size(value) for value in found if value is not None)
 
 
 def listed(adapters: Any) -> list[str]:
     """Names of adapters, of which a library takes one or several, or has a method that tells them."""
     told = adapters() if callable(adapters) else adapters
     return [told] if isinstance(told, str) else list(told or ())
+
+
+def outermost(args: Args, kwargs: Kwargs) -> bool:
+    """A row's `when`: the call is not part of another that is recorded as a merge. What it would tell is told there."""
+    return recorder.active and recorder.same(current.get(), names.MERGE_LORA) is None
 
 
 def called(stage: OpenStage | OpenLoad, adapters: Iterable[Any], action: str) -> None:
@@ -76,12 +99,13 @@ def merging(stage: OpenStage | OpenLoad, models: Iterable[Any], adapters: Any) -
     """
     wanted = None if adapters is None else listed(adapters)
     found, changes, repeated = _layers_of(models), [], 0
+    named = dict.fromkeys(wanted or ())
     for layer in found:
-        own = [adapter for adapter in (listed(layer.active_adapters) if wanted is None else wanted) if parts(layer, adapter)]
-        new = [adapter for adapter in own if adapter not in layer.merged_adapters]
-        repeated += len(new) < len(own)
-        changes.append((layer, new))
-    named = wanted if wanted is not None else dict.fromkeys(adapter for layer in found for adapter in listed(layer.active_adapters))
+        asked = listed(layer.active_adapters) if wanted is None else wanted
+        merged = layer.merged_adapters
+        repeated += any(adapter in merged for adapter in asked)
+        changes.append((layer, [adapter for adapter in asked if adapter not in merged]))
+        named.update(dict.fromkeys(asked))
     called(stage, named, MERGE)
     if repeated:
         stage.attributes[names.MERGE_REPEATED] = repeated
@@ -150,14 +174,14 @@ def _fail(call: tuple[OpenStage, int], error: BaseException) -> None:
 # Injection: the layers of an adapter are made and moved to where the base layers are
 
 
-class Injection:
-    """Recording of a function that puts adapter layers into a model, and moves each of their thousand modules by itself."""
+class LayerByLayer:
+    """Recording of a function that moves each of an adapter's thousand modules by itself: that is part of its work."""
 
     def __init__(self, row: Target) -> None:
         self._row = RowRecording(row)
 
     def open(self, args: Args, kwargs: Kwargs) -> Any:
-        """Open the stage, if there is one; moves are part of the work in any case."""
+        """Open the stage, if there is to be one; a new adapter that is to be trained is moved as well."""
         if not recorder.active:
             return None
         stage = self._row.open(args, kwargs)

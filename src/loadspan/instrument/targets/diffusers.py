@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
@@ -53,13 +52,17 @@ def _describe_converted(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs)
     record_construction(argument(args, kwargs, 0, "cls"), _CONSTRUCT)
 
 
+class _Entry:
+    """An entry of a table, whose values are patched as attributes are."""
+
+
 def _record_mappings() -> None:
     """Record the functions that turn an original checkpoint into one of diffusers: they are only in a table of the library's own."""
     table = getattr(sys.modules.get("diffusers.loaders.single_file_model"), "SINGLE_FILE_LOADABLE_CLASSES", {})
     for entry in table.values():
         function = entry.get(_MAPPING)
         if function is not None and getattr(function, OURS, None) is None:
-            owner: Any = types.SimpleNamespace()
+            owner: Any = _Entry()
             owner.__dict__ = entry  # so that it is put back as attributes are
             patch_type(owner, _MAPPING, marked(wrap(_MAP, function), _MAP))
 
@@ -85,6 +88,12 @@ def _measure_pipeline_class(stage: OpenStage | OpenLoad, result: Any, args: Args
         record_construction(result, _CONSTRUCT)
 
 
+def _to_device(stage: OpenStage | OpenLoad, device_map: Any) -> None:
+    devices = set(device_map.values()) if isinstance(device_map, dict) else set()
+    if len(devices) == 1:
+        stage.destination = settled(named(devices.pop()))  # type: ignore[union-attr] # as above
+
+
 def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     stage.module = argument(args, kwargs, 0, "model", kwargs.get("model_to_load"))
     unexpected = set(kwargs.get("unexpected_keys") or ())
@@ -92,9 +101,7 @@ def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs
     state_dict = argument(args, kwargs, 1, "state_dict")
     stage.things = [value for key, value in state_dict.items() if isinstance(value, kind) and key not in unexpected]
     stage.size = tensors.sizes(stage.things)
-    devices = set((kwargs.get("device_map") or {}).values())
-    if len(devices) == 1:
-        stage.destination = settled(named(devices.pop()))  # type: ignore[union-attr] # as above
+    _to_device(stage, kwargs.get("device_map"))
 
 
 def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
@@ -104,6 +111,18 @@ def _measure_state_dict(stage: OpenStage | OpenLoad, result: Any, args: Args, kw
         stage.attributes[names.DTYPE] = str(after.dtype).removeprefix("torch.")
     elif stage.destination is None:  # type: ignore[union-attr] # as above
         stage.rated = False  # type: ignore[union-attr] # as above; tensors change hands, no byte moves
+
+
+def _describe_weights(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    """`_load_pretrained_model`: all files of a model, of which a sharded one reads each in here."""
+    stage.module = argument(args, kwargs, 1, "model")
+    _to_device(stage, kwargs.get("device_map"))
+    _describe_part(stage, args, kwargs)
+
+
+def _measure_weights(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
+    # What was done with the tensors is known of the calls inside.
+    stage.rated = names.DTYPE in stage.attributes or stage.destination is not None  # type: ignore[union-attr] # as above
 
 
 def _measure_gguf(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
@@ -229,6 +248,7 @@ _LORA = Target(
     attribute="LoraBaseMixin.load_lora_weights",
     stage=names.MERGE_LORA,
     describe=_describe_lora,
+    when=adapters.outermost,
     why="reads a LoRA and puts its layers into each component",
 )
 
@@ -242,10 +262,18 @@ def _part(module: str, attribute: str, why: str, stage: str = names.INITIALIZE, 
 
 
 def _lora(module: str, attribute: str, describe: Callable[..., None], why: str) -> Target:
-    return Target(module=f"diffusers.loaders.{module}", attribute=attribute, stage=names.MERGE_LORA, describe=describe, why=why)
+    return Target(
+        module=f"diffusers.loaders.{module}",
+        attribute=attribute,
+        stage=names.MERGE_LORA,
+        describe=describe,
+        when=adapters.outermost,
+        why=why,
+    )
 
 
 _STATE_DICT: dict[str, Any] = {"stage": names.LOAD_STATE_DICT, "describe": _describe_state_dict, "measure": _measure_state_dict}
+_WEIGHTS: dict[str, Any] = {"stage": names.LOAD_STATE_DICT, "describe": _describe_weights, "measure": _measure_weights}
 
 ROWS = (
     _root("pipelines.pipeline_utils", "DiffusionPipeline.from_pretrained", _describe_root, "a pipeline, whose components are loads in it"),
@@ -261,6 +289,11 @@ ROWS = (
     _part("pipelines.pipeline_loading_utils", "_get_pipeline_class", "imports the pipeline", measure=_measure_pipeline_class),
     _part("loaders.single_file_utils", "convert_ldm_clip_checkpoint", "an original text encoder", names.CONVERT),
     _part("loaders.single_file_utils", "convert_open_clip_checkpoint", "as above", names.CONVERT),
+    _part("models.modeling_utils", "ModelMixin._load_pretrained_model", "matches names, then as below", **_WEIGHTS),
+    _part(
+        "models.modeling_utils", "ModelMixin._fix_state_dict_keys_on_load", "looks through all modules for old names", names.LOAD_STATE_DICT
+    ),
+    _part("models.modeling_utils", "ModelMixin.eval", "goes through all modules"),
     _part("models.model_loading_utils", "load_model_dict_into_meta", "puts tensors into a model built without", **_STATE_DICT),
     _part("models.model_loading_utils", "_load_state_dict_into_model", "the same without accelerate", **_STATE_DICT),
     Target(

@@ -89,9 +89,9 @@ def _describe_combine(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -
     stage.size = sum(adapters.size(part) for layer in found for adapter in sources for part in adapters.parts(layer, adapter))
 
 
-def _describe_hotswap(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     stage.module = argument(args, kwargs, 0, "model")
-    state_dict = argument(args, kwargs, 1, "state_dict")
+    state_dict = argument(args, kwargs, 1, "state_dict", kwargs.get("peft_model_state_dict"))
     stage.things = list(state_dict.values())
     stage.size = tensors.sizes(stage.things)
 
@@ -104,12 +104,20 @@ _INJECT = Target(
     measure=_measure_injection,
     why="see the row",
 )
+_WEIGHTS = Target(
+    module="peft.utils.save_and_load",
+    attribute="set_peft_model_state_dict",
+    stage=names.LOAD_STATE_DICT,
+    describe=_describe_state_dict,
+    why="see the row",
+)
 
 ROWS = (
     Target(
         module="peft.peft_model",
         attribute="PeftModel.from_pretrained",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_load(1),
         measure=_measure_from_pretrained,
         why="injects adapter layers and reads their weights",
@@ -118,6 +126,7 @@ ROWS = (
         module="peft.peft_model",
         attribute="PeftModel.load_adapter",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_load_adapter,
         why="one more adapter into a model that has some",
     ),
@@ -125,6 +134,7 @@ ROWS = (
         module="peft.peft_model",
         attribute="PeftModel.set_adapter",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_activate,
         why="another of the adapters that are there; what was merged is taken out",
     ),
@@ -132,13 +142,21 @@ ROWS = (
         module="peft.tuners.tuners_utils",
         attribute="BaseTuner.inject_adapter",
         kind=Kind.REPLACE,
-        replace=lambda original: recorded(original, adapters.Injection(_INJECT)),
+        replace=lambda original: recorded(original, adapters.LayerByLayer(_INJECT)),
         why="every adapter's layers are made here, which takes longer than reading them",
+    ),
+    Target(
+        module="peft.utils.save_and_load",
+        attribute="set_peft_model_state_dict",
+        kind=Kind.REPLACE,
+        replace=lambda original: recorded(original, adapters.LayerByLayer(_WEIGHTS)),
+        why="puts the weights into the layers, by other names",
     ),
     Target(
         module="peft.tuners.tuners_utils",
         attribute="BaseTuner.merge_adapter",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_merge,
         why="adds the deltas to the base weights",
     ),
@@ -146,6 +164,7 @@ ROWS = (
         module="peft.tuners.tuners_utils",
         attribute="BaseTuner.unmerge_adapter",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_unmerge,
         why="takes the deltas out again, before another adapter is merged",
     ),
@@ -153,6 +172,7 @@ ROWS = (
         module="peft.tuners.tuners_utils",
         attribute="BaseTuner._unload_and_optionally_merge",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_unload,
         why="`merge_and_unload` of every tuner ends here",
     ),
@@ -160,6 +180,7 @@ ROWS = (
         module="peft.tuners.lora.model",
         attribute="LoraModel._unload_and_optionally_merge",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_unload,
         why="older releases have it on each tuner",
     ),
@@ -167,6 +188,7 @@ ROWS = (
         module="peft.tuners.lora.model",
         attribute="LoraModel.add_weighted_adapter",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_combine,
         why="makes one adapter of several, and injects it",
     ),
@@ -174,6 +196,7 @@ ROWS = (
         module="peft.utils.hotswap",
         attribute="hotswap_adapter",
         stage=names.MERGE_LORA,
+        when=adapters.outermost,
         describe=_describe_load(0, adapters.SWAP, "model_name_or_path"),
         why="reads an adapter over one that is there: nothing is injected",
     ),
@@ -181,7 +204,7 @@ ROWS = (
         module="peft.utils.hotswap",
         attribute="hotswap_adapter_from_state_dict",
         stage=names.LOAD_STATE_DICT,
-        describe=_describe_hotswap,
+        describe=_describe_state_dict,
         why="where a swap puts the weights; diffusers calls it, too",
     ),
 )
