@@ -96,9 +96,9 @@ class Watch:
         for process in self._follower.processes:
             if process.ended or not process.alive(now):
                 continue
-            inner = {load.parent_id for load in process.loads}
+            inner = {load.parent_id for load in process.loads} - {None}
             for load in process.loads:
-                if load.span_id in inner or now - load.start < _PATIENCE:
+                if now - load.start < _PATIENCE or not inner.isdisjoint((load.span_id, *(stage.span_id for stage in load.outer))):
                     continue
                 stage = load.stages[-1] if load.stages else None
                 speed = None

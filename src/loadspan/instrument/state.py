@@ -96,29 +96,39 @@ def _load(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
             "implicit": not load.explicit,
             "start": load.epoch(load.start),
             "size": attributes.load_size(load.sizes()) or 0,
-            "stages": [_stage(load, stage) for stage in _open(recorder, load)],
+            **_open(recorder, load),
         }
 
 
-def _open(recorder: Recorder, load: OpenLoad) -> list[OpenStage | Tally]:
-    """The innermost things that run; where nothing does, the tally that ran last, since its calls come and go between two readings."""
+def _open(recorder: Recorder, load: OpenLoad) -> dict[str, Any]:
+    """
+    The innermost things that run in *load*, and the stages around them or around a load that is open in it (`outer`).
+
+    Where nothing runs, the tally that ran last, since its calls come and go between two readings.
+    """
     stages = [stage for stage in list(recorder.stages) if stage.load is load]
     frames: list[OpenLoad | OpenStage] = [load, *stages]
     tallies = [tally for frame in frames for tally in list(frame.tallies.values())]
-    outer = {id(stage.parent) for stage in stages} | {id(tally.parent) for tally in tallies if tally.active or load.inside is tally}
-    inner: list[OpenStage | Tally] = [stage for stage in stages if id(stage) not in outer]
-    inner += [tally for tally in tallies if tally.active or load.inside is tally]
-    if inner:
-        return inner
-    recent = [tally for tally in tallies if time.perf_counter_ns() - tally.last < _SECOND]
-    return [max(recent, key=lambda tally: tally.last)] if recent else []
+    running = [tally for tally in tallies if tally.active or load.inside is tally]
+    below = [other.parent for other in list(recorder.loads) if other.parent is not None]
+    around = {id(frame) for frame in (*(stage.parent for stage in stages), *(tally.parent for tally in running), *below)}
+    outer = [stage for stage in stages if id(stage) in around]
+    inner: list[OpenStage | Tally] = [*(stage for stage in stages if id(stage) not in around), *running]
+    if not inner and not any(frame.load is load for frame in below):
+        recent = [tally for tally in tallies if time.perf_counter_ns() - tally.last < _SECOND]
+        inner = [max(recent, key=lambda tally: tally.last)] if recent else []
+    return {"stages": [_stage(load, stage, outer) for stage in inner], "outer": [_stage(load, stage, outer) for stage in outer]}
 
 
-def _stage(load: OpenLoad, stage: OpenStage | Tally) -> dict[str, Any]:
+def _stage(load: OpenLoad, stage: OpenStage | Tally, outer: list[OpenStage]) -> dict[str, Any]:
     start, known = (stage.first, stage.so_far()) if isinstance(stage, Tally) else (stage.start, stage.size_known)
     paths = list(stage.paths)
     sizes = [late.file_size(path) for path in paths]
+    # Its span may not have been made yet, and is not made for this; what is written of the spans below it names it.
+    handle = None if isinstance(stage, Tally) else stage.handle
     return {
+        "span_id": f"{handle.span_context().span_id:016x}" if handle is not None and handle.started else None,
+        "above": next((place for place, other in enumerate(outer) if other is stage.parent), None),
         "name": stage.name,
         "start": load.epoch(start),
         "size": known or None,

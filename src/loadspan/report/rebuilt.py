@@ -60,21 +60,35 @@ def _missing(load: Load, trace_id: str, written: set[str]) -> Iterator[dict[str,
     yield _span(load.name, trace_id, load.span_id, load.parent_id, (load.start, end), {**attributes, **told}, message)
     lost: dict[str, list[Span]] = defaultdict(list)
     here = {load.span_id, *(span.span_id for span in load.walk())}
+    ids = {id(load): load.span_id}
     for child in load.children:
         parent = child.parent_id
         if child.end is not None and parent and parent not in here and parent.lower() not in written and SPAN_ID.fullmatch(parent):
             lost[parent].append(child)
-    running = [child for child in load.children if child.end is None and not isinstance(child, Load)]
-    for span in running:
-        # A stage that was open and has children in the file is the one they name: its id is theirs to tell.
-        known = next((parent for parent, children in lost.items() if span.start <= min(child.start for child in children)), None)
-        if known is not None:
-            del lost[known]
+    for span, above in _running(load):
+        known: str | None = span.span_id
+        if not SPAN_ID.fullmatch(span.span_id):
+            # A stage that was open and has children in the file is the one they name: its id is theirs to tell.
+            known = next((each for each, children in lost.items() if span.start <= min(child.start for child in children)), None)
+            if known is not None:
+                del lost[known]
         stage: dict[str, Value] = {names.STAGE: span.name, **span.attributes}
-        yield _span(span.name, trace_id, known or _made_up(trace_id, span), load.span_id, (span.start, end), {**stage, **told}, message)
+        made = known or _made_up(trace_id, span)
+        ids[id(span)] = made
+        yield _span(span.name, trace_id, made, ids[id(above)], (span.start, end), {**stage, **told}, message)
     for parent, children in lost.items():
         first = min(child.start for child in children)
         yield _span(UNFINISHED, trace_id, parent, load.span_id, (first, end), told, message)
+
+
+def _running(load: Load) -> Iterator[tuple[Span, Span]]:
+    """Stages that were open in *load*, each with what it was open in, outer ones first. Those of a load in it are told of with that."""
+    todo: list[Span] = [load]
+    for outer in todo:  # grows while it is walked
+        for child in outer.children:
+            if child.end is None and not isinstance(child, Load):
+                yield child, outer
+                todo.append(child)
 
 
 def _last_moment(load: Load) -> int:

@@ -32,11 +32,15 @@ class RunningStage:
     size: int | None
     file_size: int | None
     file: str | None
+    span_id: str | None = None
+    """Where its span had been made."""
+    above: int | None = None
+    """The stage that it runs in, as its place among the load's `outer`; None directly in the load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningLoad:
-    """A load that was open when the state was written, with its innermost open stages."""
+    """A load that was open when the state was written, with its open stages."""
 
     trace_id: str
     span_id: str
@@ -47,6 +51,9 @@ class RunningLoad:
     start: int
     size: int | None
     stages: tuple[RunningStage, ...]
+    """The innermost."""
+    outer: tuple[RunningStage, ...] = ()
+    """Those around them, or around a load that is open in this one, outer ones first."""
     curve: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """The throughput curve so far: the attributes that it would be on the root."""
 
@@ -130,6 +137,7 @@ def _loads(items: Any, curves: Any) -> Iterator[RunningLoad]:
                 start=start,
                 size=_number(item.get("size")),
                 stages=tuple(_stages(item.get("stages"))),
+                outer=tuple(_stages(item.get("outer"))),
                 curve=_curve(curves.get(span_id) if isinstance(curves, dict) else None),
             )
 
@@ -158,6 +166,8 @@ def _stages(items: Any) -> Iterator[RunningStage]:
                 size=_number(item.get("size")),
                 file_size=_number(item.get("file_size")),
                 file=_text(item.get("file")),
+                span_id=_text(item.get("span_id")) or None,
+                above=_number(item.get("above")),
             )
 
 

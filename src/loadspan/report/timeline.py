@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loadspan import names, units
+from loadspan.model import Load
 from loadspan.report import advice, curve, phrases
 from loadspan.report.row import Interval, Row
 from loadspan.report.tree import LAST_SEEN
@@ -18,7 +19,7 @@ from loadspan.report.tree import LAST_SEEN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from loadspan.model import Load, Span
+    from loadspan.model import Span
 
 MAX_ROWS = 40
 """Stages drawn for one load: a page of a terminal. The longest stay, the others are counted."""
@@ -220,10 +221,13 @@ def _failure(span: Span) -> str | None:
 def _ending(load: Load, end: int, *, running: bool) -> str:
     """`died in read at 12.3 of 20.1 GB after 41.2 s`."""
     after = f" after {units.seconds((end - load.start) / 1e9)}"
-    if not load.open_stages:
+    unfinished = [span for span in load.walk() if isinstance(span, Load) and span.end is None]
+    # While it runs, only what its own process says: another one's may have been killed.
+    open_now = [stage for inner in unfinished if inner.pid == load.pid or not running for stage in inner.open_stages]
+    if not open_now:
         return f"{'open' if running else 'never ended, last seen'}{after}"
     stages = []
-    for stage in load.open_stages:
+    for stage in open_now:
         moved = progress(stage.size, stage.file_size)
         stages.append(f"{stage.name} at {moved}" if moved else stage.name)
     return f"{'now' if running else 'died'} in {' and '.join(stages)}{after}"

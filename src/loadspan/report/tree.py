@@ -82,10 +82,14 @@ class _Forest:
         self._running[load.trace_id].append(span)
         self._open[key] = tuple(OpenStage(name=stage.name, size=stage.size, file_size=stage.file_size) for stage in load.stages)
         finished = [(other.name, other.start) for other in self._spans.values() if other.trace_id == load.trace_id]
-        for number, stage in enumerate(load.stages):
-            if any(name == stage.name and abs(start - stage.start) < _SAME_START for name, start in finished):
+        outer = [stage.span_id or f"{load.span_id}/outer/{number}" for number, stage in enumerate(load.outer)]
+        inner = [stage.span_id or f"{load.span_id}/{number}" for number, stage in enumerate(load.stages)]
+        for stage, known in zip((*load.outer, *load.stages), (*outer, *inner), strict=True):
+            ended = any(name == stage.name and abs(start - stage.start) < _SAME_START for name, start in finished)
+            if ended or (load.trace_id, known) in self._spans:
                 continue
-            running = RawSpan(stage.name, load.trace_id, f"{load.span_id}/{number}", load.span_id, stage.start, None, pid=process.pid)
+            above = outer[stage.above] if stage.above is not None and stage.above < len(outer) else load.span_id
+            running = RawSpan(stage.name, load.trace_id, known, above, stage.start, None, pid=process.pid)
             running.attributes = _present({names.SIZE: stage.size, names.FILE_SIZE: stage.file_size, names.FILE_PATH: stage.file})
             self._spans[(load.trace_id, running.span_id)] = running
 
