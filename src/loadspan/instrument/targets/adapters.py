@@ -7,7 +7,6 @@ merging, of which computing the deltas is one part. Nothing is imported: a layer
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,9 @@ _ROW = Target(
 
 def layers(model: Any) -> list[Any]:
     """Adapter layers of a model: what peft marks as such, whatever the kind of adapter."""
-    return [module for module in _modules(model) if _is_layer(type(module)) and hasattr(module, "merged_adapters")]
+    # Asked of the type first: an attribute that a module lacks is looked for in three dictionaries.
+    found = (module for module in _modules(model) if getattr(type(module), "adapter_layer_names", None) is not None)
+    return [module for module in found if hasattr(module, "merged_adapters")]
 
 
 def _modules(model: Any) -> list[Any]:
@@ -54,14 +55,9 @@ def _modules(model: Any) -> list[Any]:
     return found
 
 
-@functools.cache
-def _is_layer(kind: type) -> bool:
-    return getattr(kind, "adapter_layer_names", None) is not None
-
-
 def parts(layer: Any, adapter: str) -> list[Any]:
     """Modules and parameters of one adapter in a layer."""
-    holders = (getattr(layer, name, None) for name in layer.adapter_layer_names)
+    holders: Iterable[Any] = (getattr(layer, name, None) for name in layer.adapter_layer_names)
     return [holder[adapter] for holder in holders if hasattr(holder, "keys") and adapter in holder]
 
 
