@@ -202,17 +202,35 @@ def _write_short_flux(folder: Path) -> Truth:
 # One file
 
 
+_ORIGINAL = (("proj_in", "patchify_proj"), ("time_embed", "adaln_single"), ("norm_q", "q_norm"), ("norm_k", "k_norm"))
+
+
 def _write_single(folder: Path) -> Truth:
-    """Names as in diffusers: from_single_file takes them as they are."""
-    _write_pipeline(folder)
-    return {"deserialize": _in_files(folder / "pipeline" / "vae")}
+    """LTX, as its makers name its tensors: from_single_file renames them."""
+    import diffusers
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(2)
+    model = diffusers.LTXVideoTransformer3DModel(
+        in_channels=16, out_channels=16, num_attention_heads=4, attention_head_dim=32, cross_attention_dim=128, num_layers=60
+    )
+    model.save_config(folder / "ltx")
+    state = {}
+    for key, value in model.state_dict().items():
+        name = f"model.diffusion_model.{key}"
+        for ours, theirs in _ORIGINAL:
+            name = name.replace(ours, theirs)
+        state[name] = value
+    save_file(state, folder / "ltx.safetensors")
+    size = _bytes(model)
+    return {"deserialize": size, "load_state_dict": size}
 
 
 def _load_single(folder: Path) -> Any:
     import diffusers
 
-    path = folder / "pipeline" / "vae" / _WEIGHTS
-    return diffusers.AutoencoderKL.from_single_file(str(path), config=str(folder / "pipeline" / "vae"))
+    return diffusers.LTXVideoTransformer3DModel.from_single_file(str(folder / "ltx.safetensors"), config=str(folder / "ltx"))
 
 
 # LoRAs
@@ -345,7 +363,7 @@ CASES = [
     _case("model in shards, in parallel", _write_flux, _load_flux, environment={"HF_ENABLE_PARALLEL_LOADING": "YES"}),
     _case("model in shards, cast, without mmap", _write_flux, _load_flux_half),
     _case("model in shards, one cut off", _write_short_flux, _load_flux, raises="OSError"),
-    _case("model from a single file", _write_single, _load_single),
+    _case("model from a single file, of other names", _write_single, _load_single, (*_SEEN, "convert")),
     _lora_case("load_lora_weights", _load_lora, lambda truth: {"merge_lora": truth[_LORA], "deserialize": truth[_LORA]}),
     _lora_case("load_lora_weights of a state dict", _load_lora_dict, lambda truth: {"merge_lora": truth[_LORA]}),
     _lora_case("fuse_lora", _fuse, lambda truth: {"merge_lora": 2 * truth[_LORA], "deserialize": truth[_LORA]}),

@@ -20,7 +20,7 @@ from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import named, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
-from loadspan.instrument.targets import adapters, tensors
+from loadspan.instrument.targets import adapters, nested, roots, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,15 @@ def _describe_config(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) ->
         path = os.path.join(folder, kwargs.get("subfolder") or "", name)  # noqa: PTH118 - no Path object on the recording side
         if os.path.isfile(path):  # noqa: PTH113 - as above
             stage.file(path)
+
+
+def _declared(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a load was declared here: what has no weights of its own is recorded in one, and opens none."""
+    return roots.around() is not None
+
+
+def _inside(args: Args, kwargs: Kwargs) -> bool:
+    return nested.inside("diffusers")
 
 
 def _describe_part(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -213,6 +222,7 @@ def _watch_subclasses(original: Any) -> Any:
         if recorder.active:
             safely(_record_lora, cls)
 
+    init_subclass.__qualname__ = f"{kind.__qualname__}.{init_subclass.__name__}"  # as what is inherited calls itself here
     return classmethod(init_subclass)
 
 
@@ -258,7 +268,9 @@ def _root(module: str, attribute: str, describe: Callable[..., None], why: str) 
 
 
 def _part(module: str, attribute: str, why: str, stage: str = names.INITIALIZE, **more: Any) -> Target:
-    return Target(module=f"diffusers.{module}", attribute=attribute, stage=stage, why=why, **({"describe": _describe_part} | more))
+    return Target(
+        module=f"diffusers.{module}", attribute=attribute, stage=stage, why=why, **({"describe": _describe_part, "when": _declared} | more)
+    )
 
 
 def _lora(module: str, attribute: str, describe: Callable[..., None], why: str) -> Target:
@@ -272,7 +284,12 @@ def _lora(module: str, attribute: str, describe: Callable[..., None], why: str) 
     )
 
 
-_STATE_DICT: dict[str, Any] = {"stage": names.LOAD_STATE_DICT, "describe": _describe_state_dict, "measure": _measure_state_dict}
+_STATE_DICT: dict[str, Any] = {
+    "stage": names.LOAD_STATE_DICT,
+    "when": None,
+    "describe": _describe_state_dict,
+    "measure": _measure_state_dict,
+}
 _WEIGHTS: dict[str, Any] = {"stage": names.LOAD_STATE_DICT, "describe": _describe_weights, "measure": _measure_weights}
 
 ROWS = (
@@ -287,13 +304,16 @@ ROWS = (
     _part("schedulers.scheduling_utils", "SchedulerMixin.from_pretrained", "a component without weights"),
     _part("pipelines.pipeline_loading_utils", "get_class_obj_and_candidates", "imports what a component needs"),
     _part("pipelines.pipeline_loading_utils", "_get_pipeline_class", "imports the pipeline", measure=_measure_pipeline_class),
+    _part("loaders.single_file_model", "_get_single_file_loadable_mapping_class", "imports every class it knows, the first time"),
     _part("loaders.single_file_utils", "convert_ldm_clip_checkpoint", "an original text encoder", names.CONVERT),
     _part("loaders.single_file_utils", "convert_open_clip_checkpoint", "as above", names.CONVERT),
     _part("models.modeling_utils", "ModelMixin._load_pretrained_model", "matches names, then as below", **_WEIGHTS),
     _part(
         "models.modeling_utils", "ModelMixin._fix_state_dict_keys_on_load", "looks through all modules for old names", names.LOAD_STATE_DICT
     ),
+    _part("models.modeling_utils", "ModelMixin.state_dict", "lists what there is to load", names.LOAD_STATE_DICT, when=_inside),
     _part("models.modeling_utils", "ModelMixin.eval", "goes through all modules"),
+    _part("models.modeling_utils", "ModelMixin.register_to_config", "where it came from"),
     _part("models.model_loading_utils", "load_model_dict_into_meta", "puts tensors into a model built without", **_STATE_DICT),
     _part("models.model_loading_utils", "_load_state_dict_into_model", "the same without accelerate", **_STATE_DICT),
     Target(
