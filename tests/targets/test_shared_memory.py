@@ -162,6 +162,17 @@ def test_a_cache_stage_around_all_the_work_of_a_miss_has_its_cost(spans: Spans) 
     assert cost(load) == pytest.approx(parts(load)["decrypt"] + parts(load)["cache"], abs=0.002)
 
 
+def test_a_miss_whose_work_is_inside_the_lookup_is_over_with_it(spans: Spans) -> None:
+    with loadspan.load("base"):
+        for _ in range(2):  # as a hub does it, file by file
+            with loadspan.stage("cache", cache_hit=False), loadspan.stage("download", size=MB):
+                rest(0.02)
+            with loadspan.stage("deserialize", size=MB):
+                rest(0.03)
+    load = spans.load()
+    assert cost(load) == pytest.approx(parts(load)["download"] + parts(load)["cache"], abs=0.002)
+
+
 def test_what_a_compile_cache_missed_is_compiled(spans: Spans) -> None:
     with loadspan.load("base"):
         with loadspan.stage("cache", cache_hit=False):
@@ -293,14 +304,90 @@ def test_threads_that_attach_at_once_are_all_counted(spans: Spans, name: str) ->
     assert {hit for hit, _, _ in caches(load)} == {True}
 
 
+def state(megabytes: int = 4) -> dict[str, Any]:
+    import torch
+
+    return {f"p{index}": torch.full((1 << 18,), float(index)) for index in range(megabytes)}
+
+
+def test_what_torch_shares_is_put_into_the_cache_once(spans: Spans) -> None:
+    tensors = state()
+    with loadspan.load("base"):
+        for tensor in tensors.values():
+            tensor.share_memory_()
+        for tensor in tensors.values():
+            tensor.share_memory_()
+    load = spans.load()
+    stage = the(load, "cache")
+    assert (stage["loadspan.size"], stage["loadspan.operation.count"]) == (4 * MB, 4)
+    assert "loadspan.cache.hit" not in stage
+    assert "loadspan.cache.hit" not in load["attributes"]
+
+
+def test_a_module_that_is_shared_is_no_move(spans: Spans) -> None:
+    with loadspan.load("base"):
+        layer().share_memory()
+    load = spans.load()
+    assert outline(load["children"]) == ["cache"]
+    assert the(load, "cache")["loadspan.size"] == 2_000_000
+
+
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
+def test_tensors_of_another_process_are_attached(spans: Spans, strategy: str) -> None:
+    import torch
+    import torch.multiprocessing
+
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy(strategy)
+    try:
+        received, answered, lent = torch.multiprocessing.SimpleQueue(), torch.multiprocessing.SimpleQueue(), shared()
+        child = torch.multiprocessing.get_context("fork").Process(target=lend, args=(received, answered, lent))
+        child.start()
+        with loadspan.load("base"):
+            tensors = received.get()
+        total = {key: float(tensor.sum()) for key, tensor in tensors.items()}
+        answered.put("done")
+        child.join()
+        del lent
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+    assert total == {key: float(tensor.sum()) for key, tensor in state().items()}
+    assert caches(spans.load()) == [(True, 4 * MB, True)]
+
+
+def lend(queue: Any, answer: Any, tensors: dict[str, Any]) -> None:
+    queue.put(tensors)  # made and shared before the fork: torch's threads do not survive one
+    answer.get()
+
+
+def shared() -> dict[str, Any]:
+    return {key: tensor.share_memory_() for key, tensor in state().items()}
+
+
+def test_what_a_data_loader_sends_is_no_load(spans: Spans) -> None:
+    import torch.multiprocessing
+
+    queue, answered = torch.multiprocessing.SimpleQueue(), torch.multiprocessing.SimpleQueue()
+    child = torch.multiprocessing.get_context("fork").Process(target=lend, args=(queue, answered, shared()))
+    child.start()
+    queue.get()
+    answered.put("done")
+    child.join()
+    assert spans.loads() == []
+
+
 def test_the_finding_names_what_the_miss_cost() -> None:
     found = only({"loadspan.cache.miss_time": 4.0})
     assert (found.id, found.severity, found.seconds) == ("cache-missed", "major", 4.0)
     assert "4.00 s of 10.0 s" in found.sentence
 
 
-def test_a_segment_is_told_from_another_process(spans: Spans, name: str) -> None:
-    code = f"from multiprocessing.shared_memory import SharedMemory as S; import os; S({name!r}, create=True, size={LARGE}); os._exit(0)"
+def test_a_segment_of_another_process_is_a_hit(spans: Spans, name: str) -> None:
+    code = (
+        "import os; from multiprocessing import resource_tracker, shared_memory; "
+        f"made = shared_memory.SharedMemory({name!r}, create=True, size={LARGE}); "
+        "resource_tracker.unregister(made._name, 'shared_memory'); os._exit(0)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     with loadspan.load("base"):
         shared_memory.SharedMemory(name).close()

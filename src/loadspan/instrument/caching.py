@@ -63,32 +63,29 @@ class Asked:
         if hit is True:
             self._close(before)
             self._hit = self._hit is not False
-        elif hit is False or (size and self._since is not None):
-            if self._filled:
-                self._close(before)
-            if self._since is None:
-                self._since = self._begun(size, before, after)
-            if hit is False:
-                self._hit = False
-            if size:
-                self._fill(size, after)
+            return
+        if hit is False:
+            self._hit = False
+        elif not size or self._since is None:
+            return  # put in, but nobody was seen to miss it
+        if self._filled:
+            self._close(before)
+        inside = any(before.spent.get(one) != after.spent.get(one) for one in _BRING)
+        if self._since is None:
+            self._since = before if inside else self._begun(size, before, after)
+        # A header may have been read before a segment was made, to know the size.
+        if inside or (size and 2 * after.brought(self._since, _BRING) >= size):
+            self._close(after)
+        else:
+            self._filled = size or 0
 
     def _begun(self, size: int | None, before: Reading, after: Reading) -> Reading:
-        """Where a miss begins that a `cache` stage tells of."""
-        if not size and all(before.spent.get(stage) == after.spent.get(stage) for stage in _BRING):
+        """Where a miss begins that a `cache` stage tells of in which nothing was brought."""
+        if not size:
             return after  # to look costs a hit as much
         # Nobody was seen to look. Where as many bytes were brought before (but for a compression), they are what is put in.
         brought = before.brought(self._over, _BRING)
-        return self._over if size and size <= 2 * brought <= 4 * size else before
-
-    def _fill(self, size: int, now: Reading) -> None:
-        """So many bytes were put in, or are to be."""
-        since = self._since or _START
-        # A header may have been read before, to know the size.
-        if 2 * now.brought(since, _BRING) >= size:
-            self._close(now)
-        else:
-            self._filled = size
+        return self._over if size <= 2 * brought <= 4 * size else before
 
     def _close(self, now: Reading) -> None:
         """What a miss made necessary is over."""

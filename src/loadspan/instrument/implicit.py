@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterable, Sequence
 
+    from loadspan.instrument.continuing import Register
     from loadspan.instrument.frames import OpenLoad
     from loadspan.settings import Settings
 
@@ -38,10 +39,12 @@ _REMEMBERED = 64
 _SERIES = 1024
 _BROUGHT = 256  # files, or tensors that came one by one
 _NANOSECONDS = 1_000_000_000
-_REPEAT_WINDOW = 60 * _NANOSECONDS
+REPEAT_WINDOW = 60 * _NANOSECONDS
 _REPEATS_SHOWN = 2
 _OTHER_READS = 60 * _NANOSECONDS
 _READS = 600 * _NANOSECONDS
+SHORT = 10_000_000
+"""Nanoseconds under which a load that moved little is dropped."""
 _CACHED = 16 << 20  # bytes from which a segment of shared memory that nothing is seen to use may hold weights
 _ALONE = (names.READ, names.DOWNLOAD, names.CACHE)
 """Stages that may as well be a program going through its data, where there are no others."""
@@ -137,11 +140,12 @@ def only(load: OpenLoad) -> str | None:
     return next((stage for stage in _ALONE if stages == {stage}), None)
 
 
-def weights(load: OpenLoad) -> int:
-    """Bytes by which it is decided whether a load is worth showing: a cache alone holds weights only where it is big."""
+def worth(load: OpenLoad, settings: Settings) -> bool:
+    """Whether an implicit load is big or long enough to be shown, or failed; of caches alone only if it is big: it may be no model."""
     sizes = load.sizes()
-    asked = sizes.pop(names.CACHE, 0)
-    return sum(sizes.values()) + (asked if asked >= _CACHED else 0)
+    if only(load) == names.CACHE:
+        return sizes.get(names.CACHE, 0) >= _CACHED
+    return load.failed is not None or sum(sizes.values()) >= settings.min_size or load.last_end - load.start >= SHORT
 
 
 def _has_read(load: OpenLoad, question: Question, settings: Settings, now: int) -> bool:
@@ -228,6 +232,8 @@ class Series:
     end: int = 0
     busy: int = 0
     size: int = 0
+    described: dict[str, Any] = field(default_factory=dict)
+    """Attributes of the load that stands for them."""
 
 
 class Repetitions:
@@ -239,9 +245,10 @@ class Repetitions:
 
     def __init__(self) -> None:
         self._series: OrderedDict[tuple[str, int], Series] = OrderedDict()
+        self.continuing: Register | None = None
 
     def __bool__(self) -> bool:
-        return any(series.count for series in self._series.values())
+        return any(series.count for series in self._series.values()) or bool(self.continuing)
 
     def again(self, stage: str, module: Any) -> bool:
         """Whether a call of *stage* on *module* is a repetition to be folded rather than shown."""
@@ -251,7 +258,7 @@ class Repetitions:
         if series is None or (module is not None and (series.module is None or series.module() is not module)):
             series = self._series[key] = Series(reference(module))
         # A call of a second or more is worth its own load each time, for example a model moved off and on a device.
-        soon = now - series.last < _REPEAT_WINDOW and series.took < _NANOSECONDS
+        soon = now - series.last < REPEAT_WINDOW and series.took < _NANOSECONDS
         series.shown = series.shown + 1 if soon else 1
         series.last = now
         self._series.move_to_end(key)
@@ -262,7 +269,7 @@ class Repetitions:
     def expected(self, stage: str) -> bool:
         """Whether the next load that has only read would be a repetition."""
         series = self._series.get((stage, id(None)))
-        return series is not None and series.shown >= _REPEATS_SHOWN and time.perf_counter_ns() - series.last < _REPEAT_WINDOW
+        return series is not None and series.shown >= _REPEATS_SHOWN and time.perf_counter_ns() - series.last < REPEAT_WINDOW
 
     def ended(self, stage: str, module: Any, took: int) -> None:
         """Note how long a call took that was shown as a load."""
@@ -293,10 +300,10 @@ class Repetitions:
         """Series to be told of: those that rest, or all where *now* is None. Each is told once."""
         told = []
         for key, series in list(self._series.items()):
-            resting = now is None or now - series.last > _REPEAT_WINDOW // 2 or series.end - series.first > _REPEAT_WINDOW
+            resting = now is None or now - series.last > REPEAT_WINDOW // 2 or series.end - series.first > REPEAT_WINDOW
             if series.count and resting:
                 told.append((key[0], series))
                 self._series[key] = Series(series.module, series.shown, series.took, series.last)
-            elif not series.count and (now is None or now - series.last > _REPEAT_WINDOW):
+            elif not series.count and (now is None or now - series.last > REPEAT_WINDOW):
                 del self._series[key]
-        return told
+        return [*told, *(() if self.continuing is None else self.continuing.take(now))]

@@ -23,7 +23,6 @@ SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
 
 _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
-_IMPLICIT_SHORT = 10_000_000  # nanoseconds under which an implicit load that moved little is dropped
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
 
 _Found = dict[str, Any] | Callable[[], dict[str, Any]]
@@ -189,7 +188,7 @@ class Loads(Times):
 
     def worth(self, load: OpenLoad) -> bool:
         """Whether an implicit load is big or long enough to be shown, or failed."""
-        return load.failed is not None or implicit.weights(load) >= self.settings.min_size or load.last_end - load.start >= _IMPLICIT_SHORT
+        return implicit.worth(load, self.settings)
 
     def _waits(self, load: OpenLoad) -> bool:
         """Whether an implicit load has only read so far, for a moment or like those before it: then it may be folded when it ends."""
@@ -297,13 +296,13 @@ class Loads(Times):
     def _tell(self, told: list[tuple[str, implicit.Series]]) -> None:
         """Show repetitions as one load that stands for all of them."""
         for stage, series in told:
-            if series.size < self.settings.min_size and series.busy < _IMPLICIT_SHORT:
+            if series.size < self.settings.min_size and series.busy < implicit.SHORT:
                 continue
             load = OpenLoad(series.first, time.time_ns() - time.perf_counter_ns(), explicit=False, parent=None)
             load.totals[stage] = series.size
             load.partition.add(stage, series.busy)
-            load.partition.other = max(0, series.end - series.first - series.busy)
-            load.attributes |= {names.IMPLICIT: True, names.FOLDED: series.count, names.BUSY_TIME: series.busy / 1e9}
+            # What went on between them is no part of a load: there is no `other`.
+            load.attributes |= {names.IMPLICIT: True, names.FOLDED: series.count, names.BUSY_TIME: series.busy / 1e9} | series.described
             self._start_root(load, telemetry.no_parent())
             found = attributes.of_load(load, series.end, None)
             load.handle.end(load.epoch(series.end), found, None)
