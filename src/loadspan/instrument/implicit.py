@@ -45,7 +45,6 @@ _OTHER_READS = 60 * _NANOSECONDS
 _READS = 600 * _NANOSECONDS
 SHORT = 10_000_000
 """Nanoseconds under which a load that moved little is dropped."""
-_CACHED = 16 << 20  # bytes from which a segment of shared memory that nothing is seen to use may hold weights
 _ALONE = (names.READ, names.DOWNLOAD, names.CACHE)
 """Stages that may as well be a program going through its data, where there are no others."""
 
@@ -141,11 +140,10 @@ def only(load: OpenLoad) -> str | None:
 
 
 def worth(load: OpenLoad, settings: Settings) -> bool:
-    """Whether an implicit load is big or long enough to be shown, or failed; of caches alone only if it is big: it may be no model."""
-    sizes = load.sizes()
+    """Whether an implicit load is big or long enough to be shown, or failed. To attach memory and use none of it is no load."""
     if only(load) == names.CACHE:
-        return sizes.get(names.CACHE, 0) >= _CACHED
-    return load.failed is not None or sum(sizes.values()) >= settings.min_size or load.last_end - load.start >= SHORT
+        return False
+    return load.failed is not None or sum(load.sizes().values()) >= settings.min_size or load.last_end - load.start >= SHORT
 
 
 def _has_read(load: OpenLoad, question: Question, settings: Settings, now: int) -> bool:
