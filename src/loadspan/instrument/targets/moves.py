@@ -17,7 +17,7 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from loadspan import imports, names
+from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import recorded
 from loadspan.instrument.destination import Destination, arrived, settled
@@ -139,8 +139,7 @@ class _Survey:
 
     def host_node(self) -> int | None:
         """NUMA node that holds the pages of the first big tensor in host memory; None where they are on several, or it is not known."""
-        imports.need("loadspan.facts.numa")  # with the first move, as everything that reads the machine
-        from loadspan.facts import numa
+        from loadspan.facts import numa  # with the first move, as everything that reads the machine
 
         found = next((tensor for tensor in self._walk() if tensor.device.type == "cpu" and tensors.size(tensor) >= _BIG), None)
         pages = numa.node_of_pages(found.data_ptr(), tensors.size(found)) if found is not None else None
@@ -155,7 +154,7 @@ class _Survey:
         found = self._walk()
         try:
             after, seen = _numbered(map(_SEEN, found))
-        except (RuntimeError, ValueError, AttributeError):  # one of them is no plain tensor, or torch is old
+        except (RuntimeError, ValueError):  # one of them is no plain tensor
             after, seen = _numbered((tensor.device, tensor.dtype, tensors.size(tensor)) for tensor in found)
         numbers = Counter(zip(self._before, after, strict=False))
         for place in _again(array("Q", map(id, found))):  # weights that are tied are moved once

@@ -104,8 +104,6 @@ def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
     if isinstance(result, dict):
         return sum([int(tensor.nbytes) for tensor in result.values()])
     size = getattr(result, "nbytes", None)
-    if size is None and hasattr(result, "element_size"):
-        size = tensors.size(result)  # torch 2.0
     return size if isinstance(size, int) else None
 
 

@@ -44,9 +44,6 @@ def size(tensor: Any) -> int:
     """Bytes of *tensor*; of a sparse one, those of its parts; none of one that is not initialized."""
     try:
         return int(tensor.nbytes)
-    except AttributeError:  # torch 2.0 does not say
-        parts = [getattr(tensor, part)() for part in _PARTS.get(str(tensor.layout), ())] or [tensor]
-        return sum(part.numel() * part.element_size() for part in parts)
     except (RuntimeError, ValueError):
         return sum(int(getattr(tensor, part)().nbytes) for part in _PARTS.get(str(tensor.layout), ()))
 
@@ -56,7 +53,7 @@ def sizes(tensors: Collection[Any]) -> int:
     # In one pass: each tensor lies where nothing else was read, and to go there again costs as much again.
     try:
         return sum([tensor.nbytes for tensor in tensors if not tensor.is_meta])
-    except (RuntimeError, ValueError, AttributeError):  # one of them is no plain tensor, or torch is old
+    except (RuntimeError, ValueError):  # one of them is no plain tensor
         return sum(size(tensor) for tensor in tensors if not tensor.is_meta)
 
 
