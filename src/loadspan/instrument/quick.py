@@ -42,7 +42,7 @@ RECOGNIZED = 16
 class FineCall:
     """One fine call while it runs."""
 
-    __slots__ = ("apart", "begun", "nodes", "outer", "scheduled", "stage", "tally", "usage")
+    __slots__ = ("apart", "begun", "nested", "nodes", "outer", "scheduled", "stage", "tally", "usage")
 
     def __init__(self, stage: str, tally: Tally | None, outer: OpenStage | None) -> None:
         self.stage = stage
@@ -50,6 +50,8 @@ class FineCall:
         self.outer = outer
         self.apart = ""
         self.begun = 0
+        self.nested = 0
+        """Nanoseconds of fine calls of other stages inside it."""
         self.nodes: list[Node] | None = None
         """Its own nodes, where it runs inside a fine call of another stage."""
         self.usage: Any = None

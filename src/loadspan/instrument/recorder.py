@@ -199,15 +199,18 @@ class Recorder(Quick):
                 self.settle(load, call.nodes, tally.name)
             if load.closed:
                 return 0
-            took = now - call.begun
+            whole = now - call.begun
+            took = whole - call.nested
+            if running:
+                running[-1].nested += whole
             outer = tally.parent
             if outer is not None and not running and outer.thread == threading.get_ident():
-                outer.nested += took
+                outer.nested += whole
             tally.active -= 1
             if after is not None:
                 self.charge(tally, call.usage, after)
             if call.scheduled is not None:
-                tally.block(counters.spent(took, call.scheduled, after))
+                tally.block(counters.spent(whole, call.scheduled, after))
             else:
                 tally.unseen += took
             if deferred:

@@ -10,7 +10,7 @@ from case import Case, Truth
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LAYERS = 6
+_LAYERS = 9
 _ONCE_CAST = ("deserialize", "initialize", "load_state_dict", "convert")
 
 
@@ -23,7 +23,7 @@ def _llama(**options: Any) -> Any:
 
     sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 8000}
     torch.manual_seed(0)
-    config = LlamaConfig(num_hidden_layers=_LAYERS, tie_word_embeddings=True, **(sizes | options))
+    config = LlamaConfig(**(sizes | {"num_hidden_layers": _LAYERS, "tie_word_embeddings": True} | options))
     return LlamaForCausalLM(config).bfloat16()
 
 
@@ -85,7 +85,7 @@ def _write_gguf(folder: Path) -> Truth:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(hidden // heads)
     writer.add_vocab_size(words)
-    generator, packed, plain = np.random.default_rng(0), 0, 0
+    generator, packed, plain, norm = np.random.default_rng(0), 0, 0, 0
     shapes = {"attn_q": (hidden, hidden), "attn_k": (hidden, hidden), "attn_v": (hidden, hidden), "attn_output": (hidden, hidden)}
     shapes |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
     tensors = {f"blk.{layer}.{name}.weight": shape for layer in range(layers) for name, shape in shapes.items()}
@@ -97,12 +97,12 @@ def _write_gguf(folder: Path) -> Truth:
     norms = [f"blk.{layer}.{name}_norm.weight" for layer in range(layers) for name in ("attn", "ffn")]
     for name in (*norms, "output_norm.weight"):
         writer.add_tensor(name, np.ones(hidden, dtype=np.float32))
-        packed, plain = packed + hidden * 4, plain + hidden * 4
+        packed, norm = packed + hidden * 4, norm + hidden * 4
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return {"deserialize": packed, "convert": plain, "load_state_dict": plain}
+    return {"deserialize": packed, "convert": plain, "load_state_dict": plain + norm}
 
 
 def _write_adapter(folder: Path) -> Truth:
@@ -210,6 +210,10 @@ def _deserialized(truth: Truth) -> Truth:
     return {"deserialize": truth["deserialize"], "load_state_dict": truth["deserialize"]}
 
 
+_ORDERED = {"PYTHONHASHSEED": "0"}
+"""It prints what it has in a set."""
+
+
 def _unknown(_: Truth) -> Truth:
     return {}
 
@@ -253,6 +257,7 @@ CASES = [
         load=_offloaded,
         stages=_ONCE_CAST[:3],
         sizes=_unknown,
+        environment=_ORDERED,
         needs=_OFFLOADS,
     ),
     _case(
@@ -276,6 +281,7 @@ CASES = [
         load=_head,
         stages=_ONCE_CAST,
         sizes=lambda truth: {key: truth[key] for key in ("deserialize", "convert")},
+        environment=_ORDERED,
     ),
     _case(name="pipeline", write=_write_bert, load=_pipeline, stages=_ONCE_CAST),
     _case(

@@ -8,7 +8,6 @@ caller did all that, tensor by tensor, in one function. What is not cast stays a
 from __future__ import annotations
 
 import sys
-import threading
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +148,9 @@ def _watch_quantizer(kind: Any) -> None:
 
 
 def _produced(result: Any, args: Args, kwargs: Kwargs) -> int | None:
-    return sum(map(tensors.size, tensors.find(result))) or None
+    """Bytes of what an operation made; what it passes on, or is only another view of that, is none of it."""
+    given = {tensor.untyped_storage().data_ptr() for tensor in tensors.find(argument(args, kwargs, 1, "input_dict"))}
+    return sum(tensors.size(tensor) for tensor in tensors.find(result) if tensor.untyped_storage().data_ptr() not in given)
 
 
 _OPERATION = Target(
@@ -166,8 +167,8 @@ _OPERATION = Target(
 # Tensor by tensor: casts and moves
 
 
-def _dtype_facts(position: int) -> Callable[[Args, Kwargs], dict[str, Any]]:
-    return lambda args, kwargs: {names.DTYPE: str(argument(args, kwargs, position, "dtype")).removeprefix("torch.")}
+def _dtype(args: Args, kwargs: Kwargs) -> dict[str, Any]:
+    return {names.DTYPE: str(argument(args, kwargs, 2, "dtype")).removeprefix("torch.")}
 
 
 _CAST = Target(
@@ -175,7 +176,7 @@ _CAST = Target(
     attribute="_materialize_copy",
     kind=Kind.FINE,
     stage=names.CONVERT,
-    facts=_dtype_facts(2),
+    facts=_dtype,
     why="a slice of the file is cast",
 )
 _MOVE = Target(
@@ -219,91 +220,6 @@ def _replace_copy(original: Any) -> Any:
     return observed(original, _begin_copy, _end_copy, _fail_copy)
 
 
-# Release 4: one function reads a tensor, casts or moves it and puts it into the model. What lies between two functions that it calls for
-# each is the cast; the read is a call of its own in it.
-
-
-class _Now(threading.local):
-    """The cast or move of the tensor that this thread puts into a model now."""
-
-    call: Any = None
-    moves = False
-
-
-_now = _Now()
-
-
-def _stop(error: BaseException | None = None) -> None:
-    call, _now.call = _now.call, None
-    if call is not None:
-        recorder.end_fine(call, None, error)
-
-
-def _replace_infer(original: Any) -> Any:
-    @wraps(original)
-    def infer(*args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
-        if recorder.active:
-            safely(_inferred, args, kwargs, found)
-        return found
-
-    return infer
-
-
-def _inferred(args: Args, kwargs: Kwargs, found: Any) -> None:
-    _stop()
-    dtype = found[1]
-    if _now.moves:
-        _now.call = recorder.begin_fine(names.TO_DEVICE, _PUT)
-    elif dtype is not None and dtype != argument(args, kwargs, 2, "empty_param").dtype:
-        _now.call = recorder.begin_fine(names.CONVERT, _CAST_4, (), {"dtype": dtype})
-
-
-def _replace_put(original: Any) -> Any:
-    @wraps(original)
-    def put(*args: Any, **kwargs: Any) -> Any:
-        if _now.call is not None:
-            safely(_cast, argument(args, kwargs, 2, "tensor"))
-        return original(*args, **kwargs)
-
-    return put
-
-
-def _cast(tensor: Any) -> None:
-    call, _now.call = _now.call, None
-    recorder.end_fine(call, tensors.size(tensor), None, tensor)
-
-
-def _begin_shard(args: Args, kwargs: Kwargs) -> bool:
-    devices = argument(args, kwargs, 4, "device_map") or {}
-    _now.moves = any(named(f"cuda:{device}" if isinstance(device, int) else device) is not None for device in devices.values())
-    return True
-
-
-def _fail_shard(call: Any, error: BaseException) -> None:
-    _stop(error)
-
-
-def _replace_shard(original: Any) -> Any:
-    return observed(original, _begin_shard, lambda call, result, args, kwargs: _stop(), _fail_shard)
-
-
-_CAST_4 = Target(
-    module="transformers.modeling_utils",
-    attribute="_load_parameter_into_model",
-    kind=Kind.FINE,
-    stage=names.CONVERT,
-    facts=_dtype_facts(0),
-    why="a tensor is cast before it is put into the model",
-)
-_PUT = Target(
-    module="transformers.modeling_utils",
-    attribute="_load_parameter_into_model",
-    kind=Kind.FINE,
-    stage=names.TO_DEVICE,
-    why="a tensor is brought to a device before it is put into the model",
-)
-
 # Adapters and GGUF
 
 
@@ -344,6 +260,11 @@ def _rows_of_parts() -> list[Target]:
         _initializes("image_processing_base", "ImageProcessingMixin.from_pretrained", processors),
         _initializes("models.auto.feature_extraction_auto", "AutoFeatureExtractor.from_pretrained", processors),
         _initializes("feature_extraction_utils", "FeatureExtractionMixin.from_pretrained", processors),
+        _initializes("models.auto.video_processing_auto", "AutoVideoProcessor.from_pretrained", processors),
+        _initializes("pipelines.base", "Pipeline.__init__", "puts model and processors together; the model goes to its device in it"),
+        _initializes(
+            "generation.utils", "GenerationMixin.adjust_generation_fn", "settings of text generation, and code of the model's own"
+        ),
         _initializes("generation.configuration_utils", "GenerationConfig.from_pretrained", configurations),
         _initializes("quantizers.base", "HfQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
         _initializes("modeling_utils", "PreTrainedModel._initialize_missing_keys", "values for weights that the checkpoint lacks"),
@@ -423,9 +344,15 @@ ROWS = (
         when=_has_tensors,
         why="reads and unpacks a GGUF file",
     ),
+    Target(
+        module="transformers.integrations.gguf.reader",
+        attribute="LazyGgufTensor.__getitem__",
+        kind=Kind.FINE,
+        stage=names.DESERIALIZE,
+        size=lambda result, args, kwargs: tensors.size(result),
+        facts=lambda args, kwargs: {names.FORMAT: "gguf"},
+        why="in the pool: a tensor of a GGUF file, copied out of the mapped file",
+    ),
     _replaces("core_model_loading", "_materialize_copy", _replace_copy, "in the pool: a slice of the file, cast and moved"),
-    _replaces("modeling_utils", "_infer_parameter_dtype", _replace_infer, "release 4: the type that a tensor will have"),
-    _replaces("modeling_utils", "_load_parameter_into_model", _replace_put, "release 4: the tensor has it"),
-    _replaces("modeling_utils", "_load_state_dict_into_meta_model", _replace_shard, "release 4: the file whose tensors these are"),
     *_rows_of_parts(),
 )
