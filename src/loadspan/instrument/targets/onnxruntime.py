@@ -1,0 +1,55 @@
+"""
+ONNX Runtime: a session is made of a file or of bytes.
+
+The session of the C extension reads and parses the model when it is made, then optimizes the graph, places it and packs its weights:
+`deserialize` and `compile`. Weights in files beside the model are mapped then, and told by none.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from loadspan import names
+from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.targets import arrays
+
+if TYPE_CHECKING:
+    from loadspan.instrument.frames import OpenLoad, OpenStage
+
+_EXTENSION = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+def _describe_read(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    source = argument(args, kwargs, 2, "model")
+    frame.attributes[names.FORMAT] = "onnx"
+    if isinstance(source, bytes):
+        frame.attributes[names.READ_METHOD] = "memory"
+        frame.size = len(source)
+    elif isinstance(source, str | os.PathLike):
+        frame.file(source)
+        frame.size = os.stat(source).st_size  # noqa: PTH116 - no Path object on the recording side
+
+
+ROWS = (
+    Target(
+        module="onnxruntime.capi.onnxruntime_inference_collection",
+        attribute="InferenceSession.__init__",
+        kind=Kind.ROOT,
+        describe=arrays.root(1, "path_or_bytes"),
+        why="every session",
+    ),
+    Target(
+        module=_EXTENSION,
+        attribute="InferenceSession.__init__",
+        stage=names.DESERIALIZE,
+        describe=_describe_read,
+        why="reads and parses the model",
+    ),
+    Target(
+        module=_EXTENSION,
+        attribute="InferenceSession.initialize_session",
+        stage=names.COMPILE,
+        why="optimizes the graph, makes its kernels, packs its weights",
+    ),
+)
