@@ -264,9 +264,9 @@ CACHE_HIT: Final = _attribute(
     "loadspan.cache.hit",
     "boolean",
     "",
-    "cache, load",
-    "whether the shared-memory or application cache had what was looked for; making a segment of shared memory is a miss. On a load "
-    "whether every cache that it asked had it",
+    "stage, load",
+    "whether the shared-memory or application cache had what was looked for. Making a segment of shared memory is a miss, reading or "
+    "mapping a file in /dev/shm a hit. On a load whether every `cache` stage of it was a hit",
 )
 CACHE_MISS_TIME: Final = _attribute(
     "loadspan.cache.miss_time",

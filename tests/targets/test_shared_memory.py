@@ -307,6 +307,23 @@ def test_threads_that_attach_at_once_are_all_counted(spans: Spans, name: str) ->
     assert {hit for hit, _, _ in caches(load)} == {True}
 
 
+def test_a_file_in_shared_memory_is_a_hit_of_the_stage_that_maps_it(spans: Spans, name: str) -> None:
+    import numpy as np
+    import safetensors.torch
+
+    path = f"/dev/shm/{name}"  # noqa: S108 - as above
+    safetensors.torch.save_file(state(20), path)
+    with loadspan.load("base"):
+        safetensors.torch.load_file(path)
+    with loadspan.load("raw"):
+        assert np.memmap(path, mode="r").nbytes > 20 * MB
+    os.unlink(path)  # noqa: PTH108 - plain text
+    base, raw = spans.loads()
+    assert the(base, "deserialize")["loadspan.cache.hit"] is True
+    assert the(raw, "read")["loadspan.cache.hit"] is True
+    assert the(raw, "read")["loadspan.deferred"] is True
+
+
 def state(megabytes: int = 4) -> dict[str, Any]:
     import torch
 

@@ -16,6 +16,8 @@ from loadspan import names
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
+FOLDER = "/dev/shm/"  # noqa: S108 - where Linux has what `shm_open` opens
+
 _RAW = (names.DOWNLOAD, names.READ, names.DECRYPT)
 _BRING = (*_RAW, names.DESERIALIZE, names.COMPILE)
 SPARED = (*_BRING, names.CACHE)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.facts import files as files_seen
-from loadspan.instrument import attributes
+from loadspan.instrument import attributes, caching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,8 @@ def files(paths: Iterable[str], *, full_paths: bool) -> dict[str, Any]:
         found[names.FILE_COUNT] = len(known)
     # Of several files the first one's name: an attribute is a fact about the stage, the count says that there are more.
     found[names.FILE_PATH] = attributes.clip(_path(known[0], seen[0].real) if full_paths else os.path.basename(known[0]))  # noqa: PTH119 - plain text
+    if all(path.startswith(caching.FOLDER) for path in known):
+        found[names.CACHE_HIT] = True
     mounts = {one.storage for one in seen}
     mount = mounts.pop() if len(mounts) == 1 else None
     if mount is None:

@@ -21,7 +21,7 @@ _KEY, _NONCE = b"k" * 32, bytes(16)
 _TENSORS, _SHAPE = 48, (512, 1024)
 _ONE = 512 * 1024 * 4
 _SIZE = _TENSORS * _ONE
-_CHUNK = 4 << 20
+_CHUNK = 16 << 20
 
 
 def _cipher() -> Any:

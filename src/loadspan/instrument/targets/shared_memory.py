@@ -13,15 +13,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.instrument.caching import FOLDER
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets.crypto import OPENS
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
-
-FOLDER = "/dev/shm/"  # noqa: S108 - where Linux has what `shm_open` opens
-
 
 # multiprocessing
 
