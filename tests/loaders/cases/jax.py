@@ -42,7 +42,7 @@ def _orbax(folder: Path) -> Any:
 def _orbax_pytree(folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
-    return ocp.PyTreeCheckpointer().restore(folder.resolve() / "checkpoint" / "default")
+    return ocp.PyTreeCheckpointer().restore(folder.resolve() / "checkpoint")
 
 
 def _orbax_missing(folder: Path) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.patching import Args, Kind, Kwargs, Measure, Target, argument
 from loadspan.instrument.targets import arrays
 from loadspan.instrument.targets.transfers import stage_of
 
@@ -25,21 +25,15 @@ def _describe_handler(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -
     arrays.of_file(1, "directory")(frame, args, kwargs)
 
 
-def _handler(module: str, kind: str, why: str) -> Target:
+def _handler(module: str, kind: str, why: str, measure: Measure | None = None) -> Target:
     return Target(
         module=f"{_HANDLERS}.{module}",
         attribute=f"{kind}.restore",
         stage=names.DESERIALIZE,
         describe=_describe_handler,
-        measure=_measure_handler,
+        measure=measure,
         why=why,
     )
-
-
-def _measure_handler(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
-    if stage_of(frame).inner_count:
-        return  # a handler that asked another one
-    arrays.measure(frame, result, args, kwargs)
 
 
 def _measure_from_bytes(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
@@ -60,7 +54,7 @@ ROWS = (
     _handler("composite_checkpoint_handler", "CompositeCheckpointHandler", "of what a manager has saved together"),
     _handler("standard_checkpoint_handler", "StandardCheckpointHandler", "a tree of arrays"),
     _handler("pytree_checkpoint_handler", "PyTreeCheckpointHandler", "the same with options"),
-    _handler("base_pytree_checkpoint_handler", "BasePyTreeCheckpointHandler", "where both of them end"),
+    _handler("base_pytree_checkpoint_handler", "BasePyTreeCheckpointHandler", "where all of them end", arrays.measure),
     Target(
         module="flax.training.checkpoints",
         attribute="restore_checkpoint",

@@ -13,6 +13,7 @@ from loadspan import names
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import arrays
+from loadspan.instrument.targets.transfers import stage_of
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
@@ -39,6 +40,11 @@ def _nbytes(weight: Any) -> int:
     kind = str(weight.dtype)
     bits = int("".join(filter(str.isdigit, kind.partition("e")[0])) or 0) or (8 if kind == "bool" else 32)
     return count * bits // 8
+
+
+def _describe_store(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage_of(frame).opens = False
+    frame.attributes[names.FORMAT] = "hdf5"
 
 
 def _once(args: Args, kwargs: Kwargs) -> bool:
@@ -77,6 +83,30 @@ ROWS = (
         when=_once,
         measure=_measure_walk(0, "saveable"),
         why="walks the model and assigns what it reads",
+    ),
+    Target(
+        module=_LIBRARY,
+        attribute="load_weights_only",
+        stage=names.LOAD_STATE_DICT,
+        measure=_measure_walk(0, "model"),
+        why="the walk alone, and the file that it opens",
+    ),
+    Target(
+        module=_LIBRARY,
+        attribute="H5IOStore.__init__",
+        stage=names.DESERIALIZE,
+        describe=_describe_store,
+        why="opens the arrays of an archive",
+    ),
+    Target(
+        module="zipfile",
+        attribute="ZipExtFile.read",
+        kind=Kind.FINE,
+        stage=names.READ,
+        when=_in_a_load,
+        alone=lambda args, kwargs: False,
+        size=lambda result, args, kwargs: len(result),
+        why="weights are taken out of the archive, and checked, before they are interpreted",
     ),
     Target(
         module="keras.src.legacy.saving.saving_utils",

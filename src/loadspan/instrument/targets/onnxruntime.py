@@ -1,8 +1,8 @@
 """
 ONNX Runtime: a session is made of a file or of bytes.
 
-The session of the C extension reads and parses the model when it is made, then optimizes the graph, places it and packs its weights:
-`deserialize` and `compile`. Weights in files beside the model are mapped then, and told by none.
+The session of the C extension reads and parses the model when it is made (`deserialize`), then optimizes the graph, places it and packs its
+weights; that, and finding the devices to do it on, is `compile`. Weights in files beside the model are mapped then, and told by none.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ ROWS = (
         why="reads and parses the model",
     ),
     Target(
-        module=_EXTENSION,
-        attribute="InferenceSession.initialize_session",
+        module="onnxruntime.capi.onnxruntime_inference_collection",
+        attribute="InferenceSession._create_inference_session",
         stage=names.COMPILE,
-        why="optimizes the graph, makes its kernels, packs its weights",
+        why="finds providers, then optimizes the graph, makes its kernels, packs its weights",
     ),
 )
