@@ -45,13 +45,14 @@ NOT_HERE = {
     "sentence_transformers.models.StaticEmbedding:StaticEmbedding.load": RELEASE_5,
     "sentence_transformers.model_card:get_versions": RELEASE_5,
     "sentence_transformers.model_card:SentenceTransformerModelCardData.set_base_model": RELEASE_5,
+    "transformers.models.auto.modeling_auto:AutoModelForVision2Seq.from_pretrained": "AutoModelForImageTextToText since release 5",
 }
 """Rows whose attribute the installed version of the library lacks, and why that is right."""
 
 OTHER_ARRAYS = "an environment of its own has what loads models without torch"
 NOT_INSTALLED = {
     "Cryptodome": "pycryptodomex is pycryptodome under another name; both at once are not installed",
-    **dict.fromkeys(("flax", "h5py", "keras", "onnxruntime", "openvino", "orbax", "safetensors.flax"), OTHER_ARRAYS),
+    **dict.fromkeys(("flax", "h5py", "jax", "keras", "onnxruntime", "openvino", "orbax", "safetensors.flax"), OTHER_ARRAYS),
 }
 """Libraries and modules that are not installed or cannot be imported here, and why that is right."""
 

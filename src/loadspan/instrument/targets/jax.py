@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Measure, Target, argument
 from loadspan.instrument.targets import arrays
 from loadspan.instrument.targets.transfers import stage_of
@@ -43,7 +44,19 @@ def _measure_from_bytes(frame: OpenStage | OpenLoad, result: Any, args: Args, kw
         stage_of(frame).rated = False  # as it came
 
 
+def _describe_compile(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage_of(frame).opens = False
+
+
 ROWS = (
+    Target(
+        module="jax._src.compiler",
+        attribute="compile_or_get_cached",
+        stage=names.COMPILE,
+        when=lambda args, kwargs: bool(recorder.loads),
+        describe=_describe_compile,
+        why="what initializes random weights is compiled while a model is built",
+    ),
     Target(
         module="orbax.checkpoint._src.checkpointers.checkpointer",
         attribute="Checkpointer.restore",

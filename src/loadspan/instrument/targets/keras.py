@@ -47,6 +47,11 @@ def _describe_store(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> 
     frame.attributes[names.FORMAT] = "hdf5"
 
 
+def _describe_archive(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage_of(frame).opens = False
+    frame.file(getattr(argument(args, kwargs, 0, "fileobj"), "name", None), "zip")
+
+
 def _once(args: Args, kwargs: Kwargs) -> bool:
     # It calls itself for each layer: the outermost call alone is of interest, whose path in the model is empty.
     return not argument(args, kwargs, 3, "inner_path", "")
@@ -97,6 +102,20 @@ ROWS = (
         stage=names.DESERIALIZE,
         describe=_describe_store,
         why="opens the arrays of an archive",
+    ),
+    Target(
+        module=_LIBRARY,
+        attribute="H5IOStore.close",
+        stage=names.DESERIALIZE,
+        describe=_describe_store,
+        why="lets go of the file in memory, as big as the model",
+    ),
+    Target(
+        module=_LIBRARY,
+        attribute="_load_model_from_fileobj",
+        stage=names.READ,
+        describe=_describe_archive,
+        why="what is its own is the archive: opened, copied into memory, checked, let go; the rest are stages in it",
     ),
     Target(
         module="zipfile",
