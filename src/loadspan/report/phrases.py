@@ -126,6 +126,10 @@ def _waiting(span: Span) -> Iterator[str]:
             yield words.format(units.seconds(seconds))
 
 
+_DONE = {"swap": "swapped", "activate": "activated", "combine": "combined", "remove": "removed"}
+"""What is said of an action with an adapter that tells of no layers."""
+
+
 def _work_facts(span: Span) -> Iterator[str]:
     if cipher := span.text(names.CIPHER):
         yield cipher
@@ -133,12 +137,23 @@ def _work_facts(span: Span) -> Iterator[str]:
         yield f"key derivation {units.seconds(derivation)}"
     if dtype := span.text(names.DTYPE):
         yield dtype
-    for name, verb in ((names.MERGED_LAYERS, "merged"), (names.INJECTED_LAYERS, "injected")):
-        if layers := span.number(name):
-            yield f"{verb} {count(layers)} {'layer' if layers == 1 else 'layers'}"
+    yield from _adapter_facts(span)
     hit = span.attributes.get(names.CACHE_HIT)
     if isinstance(hit, bool):
         yield "cache hit" if hit else "cache miss"
+
+
+def _adapter_facts(span: Span) -> Iterator[str]:
+    action = span.text(names.ADAPTER_ACTION)
+    if done := _DONE.get(action or ""):
+        yield done
+    merged = "unmerged" if action == "unmerge" else "merged"
+    for name, verb in ((names.MERGED_LAYERS, merged), (names.INJECTED_LAYERS, "injected"), (names.MERGE_REPEATED, "merged before:")):
+        if layers := span.number(name):
+            yield f"{verb} {count(layers)} {'layer' if layers == 1 else 'layers'}"
+    if deltas := span.number(names.DELTA_SIZE):
+        seconds = span.number(names.DELTA_TIME)
+        yield f"deltas {units.size(deltas)}" + (f" in {units.seconds(seconds)}" if seconds is not None else "")
 
 
 def _device_facts(span: Span) -> Iterator[str]:

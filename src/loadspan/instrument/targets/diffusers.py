@@ -313,7 +313,7 @@ ROWS = (
     ),
     _part("models.modeling_utils", "ModelMixin.state_dict", "lists what there is to load", names.LOAD_STATE_DICT, when=_inside),
     _part("models.modeling_utils", "ModelMixin.eval", "goes through all modules"),
-    _part("models.modeling_utils", "ModelMixin.register_to_config", "where it came from"),
+    _part("configuration_utils", "ConfigMixin.register_to_config", "where it came from"),
     _part("models.model_loading_utils", "load_model_dict_into_meta", "puts tensors into a model built without", **_STATE_DICT),
     _part("models.model_loading_utils", "_load_state_dict_into_model", "the same without accelerate", **_STATE_DICT),
     Target(
