@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _FILE = "base.enc"
 _KEY, _NONCE = b"k" * 32, bytes(16)
-_TENSORS, _SHAPE = 48, (512, 1024)
-_ONE = 512 * 1024 * 4
+_TENSORS, _SHAPE = 12, (2048, 1024)
+_ONE = 2048 * 1024 * 4
 _SIZE = _TENSORS * _ONE
 _CHUNK = 16 << 20
 
