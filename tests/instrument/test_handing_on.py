@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START = """
-import asyncio, concurrent.futures, functools, multiprocessing, os, pickle, socket, subprocess, sys, threading, time
+import asyncio, concurrent.futures, multiprocessing, os, subprocess, sys, threading, time, warnings
 import loadspan
+
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of Python 3.12: the SDK has threads, with or without us
 
 def load(name):
     with loadspan.load(name):
