@@ -18,7 +18,7 @@ from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import named
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
-from loadspan.instrument.targets import roots, tensors
+from loadspan.instrument.targets import auto_classes, roots, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +80,10 @@ def _describe_pipeline(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -
 
 def _describe_imported(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     stage.attributes[names.MADE] = f"{args[0].__name__}.{argument(args, kwargs, 1, 'module_name')}"
+
+
+def _describe_class(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.attributes[names.MADE] = str(argument(args, kwargs, 0, "impl"))
 
 
 def _initializes(module: str, attribute: str, why: str) -> Target:
@@ -189,19 +193,36 @@ _MOVE = Target(
 )
 
 
+class _Types(dict[Any, str | None]):
+    """What a slice of safetensors calls a type of torch: asked for every tensor, and to name a type takes longer than to look it up."""
+
+    def __missing__(self, dtype: Any) -> str | None:
+        return self.setdefault(dtype, _SAFETENSORS.get(str(dtype).removeprefix("torch.")))
+
+
+class _Devices(dict[Any, bool]):
+    """Whether a device is another than the host."""
+
+    def __missing__(self, device: Any) -> bool:
+        return self.setdefault(device, named(device) is not None)
+
+
+_types, _devices = _Types(), _Devices()
+
+
 def _casts(tensor: Any, dtype: Any) -> bool:
     if dtype is None:
         return False
     of_slice = getattr(tensor, "get_dtype", None)
     if of_slice is not None:
-        return bool(of_slice() != _SAFETENSORS.get(str(dtype)[6:]))
+        return bool(of_slice() != _types[dtype])
     return bool(getattr(tensor, "dtype", dtype) != dtype)
 
 
 def _begin_copy(args: Args, kwargs: Kwargs) -> Any:
     if not recorder.active:
         return None
-    if named(argument(args, kwargs, 1, "device")) is not None:
+    if _devices[argument(args, kwargs, 1, "device")]:
         return recorder.begin_fine(names.TO_DEVICE, _MOVE, args, kwargs)
     if _casts(args[0], argument(args, kwargs, 2, "dtype")):
         return recorder.begin_fine(names.CONVERT, _CAST, args, kwargs)
@@ -261,6 +282,21 @@ def _rows_of_parts() -> list[Target]:
         _initializes("models.auto.feature_extraction_auto", "AutoFeatureExtractor.from_pretrained", processors),
         _initializes("feature_extraction_utils", "FeatureExtractionMixin.from_pretrained", processors),
         _initializes("models.auto.video_processing_auto", "AutoVideoProcessor.from_pretrained", processors),
+        Target(
+            module="transformers.pipelines",
+            attribute="_resolve_impl",
+            stage=names.INITIALIZE,
+            describe=_describe_class,
+            when=roots.part,
+            why="the code of a pipeline is imported when it is first asked for",
+        ),
+        Target(
+            module="transformers.pipelines",
+            attribute="_load_pipeline_component",
+            stage=names.INITIALIZE,
+            when=roots.part,
+            why="a tokenizer or processor of a pipeline, that may be missing: whether it is takes time, too",
+        ),
         _initializes("pipelines.base", "Pipeline.__init__", "puts model and processors together; the model goes to its device in it"),
         _initializes(
             "generation.utils", "GenerationMixin.adjust_generation_fn", "settings of text generation, and code of the model's own"
@@ -278,14 +314,7 @@ def _replaces(module: str, attribute: str, replace: Callable[[Any], Any], why: s
 
 
 ROWS = (
-    Target(
-        module="transformers.models.auto.auto_factory",
-        attribute="_BaseAutoModelClass.from_pretrained",
-        kind=Kind.ROOT,
-        when=_another_model,
-        describe=_describe_root,
-        why="chooses the class from the configuration",
-    ),
+    *auto_classes.rows(_another_model, _describe_root),
     Target(
         module="transformers.modeling_utils",
         attribute="PreTrainedModel.from_pretrained",
