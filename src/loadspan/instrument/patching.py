@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("loadspan")
 _MISSING: Any = object()
+_DEEPEST = 10  # wrappers around wrappers that are looked through
 OURS = "__loadspan_target__"
 """Attribute of a wrapper: its row."""
 
@@ -118,13 +119,24 @@ class _Patch:
     """The object that was there, `_MISSING` where the attribute was inherited."""
     ours: Any
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
+        """Put back what was there; False if somebody wrapped ours since, which then passes calls through."""
         if vars(self.owner).get(self.name, _MISSING) is not self.ours:
-            return  # somebody wrapped us since; our wrapper passes calls through
+            return False
         if self.raw is _MISSING:
             delattr(self.owner, self.name)
         else:
             setattr(self.owner, self.name, self.raw)
+        return True
+
+    def is_covered(self) -> bool:
+        """Whether what is there now goes on to ours."""
+        there = vars(self.owner).get(self.name)
+        for _ in range(_DEEPEST):
+            there = getattr(there, "__wrapped__", None)
+            if there is self.ours:
+                return True
+        return False
 
 
 def _split(row: Target) -> list[tuple[str, str]]:
@@ -146,6 +158,13 @@ def _resolve(module: str, attribute: str) -> tuple[Any, str, Any]:
 
 
 _found: list[_Patch] = []
+_covered: list[_Patch] = []
+"""Patches of earlier instrumentors that somebody had wrapped when they were to be restored."""
+
+
+def _uncover() -> None:
+    """Restore what somebody had wrapped and has unwrapped since."""
+    _covered[:] = [patch for patch in _covered if not patch.restore()]
 
 
 def patch_type(kind: type, name: str, ours: Any) -> None:
@@ -173,6 +192,8 @@ class Patches:
 
     def install(self, rows: Sequence[Target]) -> None:
         """Install *rows*, now where their module is imported, else when it will be."""
+        with guard:
+            _uncover()
         self.active = True
         self._waiting = {}
         self._add(rows)
@@ -207,7 +228,12 @@ class Patches:
         with guard:
             self._hooked.discard(module.__name__)
             if self.active:
-                self._install_module(module.__name__, {})
+                swaps: dict[int, tuple[Any, Any]] = {}
+                self._install_module(module.__name__, swaps)
+                if swaps and "." in module.__name__ and hasattr(module, "__path__"):
+                    # What a package imports of its own has copied its functions before they were all there.
+                    inner = [found for name, found in list(sys.modules.items()) if name.startswith(f"{module.__name__}.")]
+                    self._rebind(swaps, inner)
                 if any(row.stage and library(row) for row in self._waiting.get(module.__name__, ())):
                     self._on_import()
 
@@ -279,7 +305,10 @@ class Patches:
         back = {id(patch.ours): (patch.ours, patch.raw) for patch in self._installed if not isinstance(patch.owner, type)}
         for patch in reversed([*_found, *self._installed]):
             with guard:
-                patch.restore()
+                if not patch.restore() and patch.is_covered():
+                    _covered.append(patch)
+        with guard:
+            _uncover()
         _found.clear()
         if back:
             with guard:
