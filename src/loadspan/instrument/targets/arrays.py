@@ -53,6 +53,11 @@ def measure(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs
     frame.outputs = sample(found)
 
 
+def file_size(path: str | os.PathLike[str]) -> int | None:
+    """Bytes of a file; None of one that is not there, which the host is about to say."""
+    return os.stat(path).st_size if os.path.isfile(path) else None  # noqa: PTH113, PTH116 - no Path object on the recording side
+
+
 def root(position: int, name: str) -> Callable[[OpenStage | OpenLoad, Args, Kwargs], None]:
     """What a root is about: the path at *position* or called *name*."""
 

@@ -28,7 +28,7 @@ def _describe_read(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
         frame.size = len(source)
     elif isinstance(source, str | os.PathLike):
         frame.file(source)
-        frame.size = os.stat(source).st_size  # noqa: PTH116 - no Path object on the recording side
+        frame.size = arrays.file_size(source)
 
 
 ROWS = (

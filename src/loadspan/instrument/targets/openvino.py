@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument.patching import Args, Kwargs, Target, argument
+from loadspan.instrument.targets import arrays
 from loadspan.instrument.targets.transfers import stage_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _files(model: Any, weights: Any) -> list[str]:
 def _of(frame: OpenStage | OpenLoad, model: Any, weights: Any) -> None:
     for path in _files(model, weights):
         frame.file(path)
-        frame.add(os.stat(path).st_size)  # noqa: PTH116 - as above
+        frame.add(arrays.file_size(path) or 0)
     given = [data for data in (model, weights) if isinstance(data, bytes)]
     if given:
         frame.size = sum(map(len, given))
