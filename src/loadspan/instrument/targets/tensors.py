@@ -17,6 +17,8 @@ _PARTS = {
     "torch.sparse_csc": ("ccol_indices", "row_indices", "values"),
     "torch.sparse_bsc": ("ccol_indices", "row_indices", "values"),
 }
+_SHARDED, _LOCAL = "torch.distributed.tensor", "_local_tensor"
+"""A tensor of which each rank holds a part is counted with the part that is here."""
 
 
 def find(result: Any) -> Iterator[Any]:
@@ -42,6 +44,8 @@ def find(result: Any) -> Iterator[Any]:
 
 def size(tensor: Any) -> int:
     """Bytes of *tensor*; of a sparse one, those of its parts; none of one that is not initialized."""
+    if _SHARDED in sys.modules:
+        tensor = getattr(tensor, _LOCAL, tensor)
     try:
         return int(tensor.nbytes)
     except (RuntimeError, ValueError):
@@ -51,6 +55,8 @@ def size(tensor: Any) -> int:
 def sizes(tensors: Collection[Any]) -> int:
     """Bytes of *tensors*, those on the meta device left out."""
     # In one pass: each tensor lies where nothing else was read, and to go there again costs as much again.
+    if _SHARDED in sys.modules:
+        tensors = [getattr(tensor, _LOCAL, tensor) for tensor in tensors]
     try:
         return sum([tensor.nbytes for tensor in tensors if not tensor.is_meta])
     except (RuntimeError, ValueError):  # one of them is no plain tensor
