@@ -86,6 +86,12 @@ def _describe_class(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> 
     stage.attributes[names.MADE] = str(argument(args, kwargs, 0, "impl"))
 
 
+def _describe_component(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    # Its last argument is made in a function for each kind: `_resolve_image_processor.<locals>.load`.
+    made_in = getattr(argument(args, kwargs, 2, "loader"), "__qualname__", "").partition(".")[0]
+    stage.attributes[names.MADE] = made_in.removeprefix("_resolve_")
+
+
 def _initializes(module: str, attribute: str, why: str) -> Target:
     return Target(
         module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=roots.made, when=roots.part, why=why
@@ -294,6 +300,7 @@ def _rows_of_parts() -> list[Target]:
             module="transformers.pipelines",
             attribute="_load_pipeline_component",
             stage=names.INITIALIZE,
+            describe=_describe_component,
             when=roots.part,
             why="a tokenizer or processor of a pipeline, that may be missing: whether it is takes time, too",
         ),
