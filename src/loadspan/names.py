@@ -98,7 +98,9 @@ READ_METHOD: Final = _attribute("loadspan.read.method", "string", "", "stage wit
 FILESYSTEM_TYPE: Final = _attribute("system.filesystem.type", "string", "", "stage with a file", "ext4, nfs4, fuse.sshfs, ...")
 FILESYSTEM_MOUNTPOINT: Final = _attribute("system.filesystem.mountpoint", "string", "", "stage with a file", "where it is mounted")
 SYSTEM_DEVICE: Final = _attribute("system.device", "string", "", "stage with a file", "block device of the mount: /dev/nvme0n1p2")
-SERVER_ADDRESS: Final = _attribute("server.address", "string", "", "stage with a file", "server of a network filesystem")
+SERVER_ADDRESS: Final = _attribute(
+    "server.address", "string", "", "stage with a file, download", "server of a network filesystem, or the one that a download comes from"
+)
 STORAGE_KIND: Final = _attribute(
     "loadspan.storage.kind",
     "string",

@@ -9,7 +9,7 @@ from case import Case, Truth
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ARRAYS, _SHAPE = 24, (1024, 1024)
+_ARRAYS, _SHAPE = 36, (1024, 1024)
 
 
 def _tree() -> Any:
