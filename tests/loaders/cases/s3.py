@@ -19,11 +19,11 @@ _TENSORS, _SHAPE = 24, (1024, 1024)
 
 @contextlib.contextmanager
 def store(folder: Path) -> Iterator[str]:
-    """A store of the files below *folder*, at 300 MB/s for each request."""
+    """A store of the files below *folder*, at 100 MB/s for each request."""
     import os
 
     os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    process = subprocess.Popen([sys.executable, "-I", "-S", str(_SERVER), str(folder), "300e6"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-I", "-S", str(_SERVER), str(folder), "100e6"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         with process.stdout:
