@@ -117,14 +117,17 @@ def test_a_pipeline_is_a_load_of_loads_of_its_components(recording: Callable[...
     check(load)
     assert load["attributes"]["loadspan.loader"] == "diffusers"
     assert load["attributes"]["loadspan.model.name"] == load["attributes"]["gen_ai.request.model"] == "sd"
-    assert load["attributes"]["loadspan.size"] == sum(map(size, weights(bare).values()))
     inner = {span["attributes"]["loadspan.model.name"]: span["attributes"] for span in child(load, "load model")}
     assert {name: found["loadspan.loader"] for name, found in inner.items()} == {
         "unet": "diffusers",
         "vae": "diffusers",
         "text_encoder": "transformers",
     }
-    assert {name: found["loadspan.size"] for name, found in inner.items()} == {name: size(part) for name, part in weights(bare).items()}
+    sizes = {name: found["loadspan.size"] for name, found in inner.items()}
+    times = sizes["text_encoder"] // size(bare.text_encoder)  # older releases of transformers open the file twice
+    assert times in (1, 2)
+    assert sizes == {name: size(part) * (times if name == "text_encoder" else 1) for name, part in weights(bare).items()}
+    assert load["attributes"]["loadspan.size"] == sum(sizes.values())
     assert {"read", "initialize"} <= {span["name"] for span in load["children"]}
 
 
@@ -169,8 +172,8 @@ def test_shards_are_of_one_load_whoever_reads_them(
     read = [span for span in walk(load) if span["name"] == "deserialize"]
     assert sum(span["attributes"]["loadspan.size"] for span in read) == size(bare)
     assert {span["attributes"]["file.path"] for span in read} == {str(path) for path in shards}
-    (whole,) = [span for span in child(load, "load_state_dict") if "loadspan.size" in span["attributes"]]
-    assert whole["attributes"]["loadspan.size"] == size(bare)
+    filled = [span["attributes"].get("loadspan.size", 0) for span in walk(load) if span["name"] == "load_state_dict"]
+    assert sum(filled) == size(bare)  # older releases have accelerate do it
 
 
 def test_a_state_dict_that_is_not_mapped_is_loaded_without_accelerate(spans: Spans, files: Path) -> None:
@@ -264,7 +267,7 @@ def test_each_step_of_a_switch_of_loras_says_what_it_did_and_with_how_much(recor
 def test_a_switch_that_nobody_declared_is_one_load(spans: Spans, files: Path) -> None:
     spans.set(min_size=0)
     whole = pipeline()
-    whole.load_lora_weights(files / "style.safetensors", adapter_name="style")
+    whole.load_lora_weights(str(files), weight_name="style.safetensors", adapter_name="style")
     whole.fuse_lora()
     load = spans.load()
     assert load["attributes"]["loadspan.loader"] == "diffusers"

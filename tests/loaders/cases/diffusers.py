@@ -290,7 +290,7 @@ def _load_lora_dict(folder: Path) -> Any:
 
 def _fuse(folder: Path) -> Any:
     pipeline = _bare_pipeline(folder)
-    pipeline.load_lora_weights(folder / _LORA, adapter_name="style")
+    pipeline.load_lora_weights(str(folder), weight_name=_LORA, adapter_name="style")
     pipeline.fuse_lora(lora_scale=0.5)
     return _parts(pipeline)
 
@@ -329,10 +329,10 @@ def _hotswap(folder: Path) -> Any:
 def _wrong_lora(folder: Path) -> Any:
     from safetensors.torch import load_file
 
+    pipeline = _bare_pipeline(folder)
     state = load_file(folder / _LORA)
     key = next(key for key in state if key.endswith("lora_A.weight"))
     state[key] = state[key][:, :-1].contiguous()
-    pipeline = _bare_pipeline(folder)
     pipeline.load_lora_weights(state, adapter_name="style")
     return _parts(pipeline)
 
@@ -343,11 +343,12 @@ _LORA_SEEN = ("deserialize", "initialize", "load_state_dict", "merge_lora")
 
 
 def _case(name: str, write: Any, load: Any, stages: tuple[str, ...] = _SEEN, **more: Any) -> Case:
-    return Case(name=name, library="diffusers", write=write, load=load, loader="diffusers", stages=stages, needs=_NEEDS, **more)
+    needs = (*_NEEDS, *more.pop("needs", ()))
+    return Case(name=name, library="diffusers", write=write, load=load, loader="diffusers", stages=stages, needs=needs, **more)
 
 
 def _lora_case(name: str, load: Any, sizes: Any, stages: tuple[str, ...] = _LORA_SEEN, **more: Any) -> Case:
-    needs = (*_NEEDS, "peft")
+    needs = (*_NEEDS, "peft", *more.pop("needs", ()))
     return Case(
         name=name, library="diffusers", write=_write_loras, load=load, sizes=sizes, loader="diffusers", stages=stages, needs=needs, **more
     )
@@ -361,9 +362,9 @@ CASES = [
     _case("model, low_cpu_mem_usage=False", _write_parts, _load_slow_model, sizes=_of("unet")),
     _case("model in shards", _write_flux, _load_flux),
     _case("model in shards, in parallel", _write_flux, _load_flux, environment={"HF_ENABLE_PARALLEL_LOADING": "YES"}),
-    _case("model in shards, cast, without mmap", _write_flux, _load_flux_half),
+    _case("model in shards, cast, without mmap", _write_flux, _load_flux_half, needs=("diffusers>=0.35",)),
     _case("model in shards, one cut off", _write_short_flux, _load_flux, raises="OSError"),
-    _case("model from a single file, of other names", _write_single, _load_single, (*_SEEN, "convert")),
+    _case("model from a single file, of other names", _write_single, _load_single, (*_SEEN, "convert"), needs=("diffusers>=0.33",)),
     _lora_case("load_lora_weights", _load_lora, lambda truth: {"merge_lora": truth[_LORA], "deserialize": truth[_LORA]}),
     _lora_case("load_lora_weights of a state dict", _load_lora_dict, lambda truth: {"merge_lora": truth[_LORA]}),
     _lora_case("fuse_lora", _fuse, lambda truth: {"merge_lora": 2 * truth[_LORA], "deserialize": truth[_LORA]}),
@@ -377,6 +378,6 @@ CASES = [
         _set_adapters,
         lambda truth: {"merge_lora": truth[_LORA] + truth[_OTHER_LORA], "deserialize": truth[_LORA] + truth[_OTHER_LORA]},
     ),
-    _lora_case("hotswap", _hotswap, lambda _: {}),
+    _lora_case("hotswap", _hotswap, lambda _: {}, loads=2, needs=("diffusers>=0.35",)),
     _lora_case("load_lora_weights, of another shape", _wrong_lora, lambda _: {}, raises="RuntimeError"),
 ]
