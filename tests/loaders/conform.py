@@ -9,12 +9,15 @@ Exits with 0 if every case that ran is ok, 1 if one is wrong, 2 if nothing could
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,17 +59,40 @@ def _cases_or_error(module: str) -> Sequence[Case | Outcome]:
         return [Outcome(library=module, version="", name="import", wrong=[f"{type(error).__name__}: {error}"])]
 
 
-def run_all(only: Sequence[str]) -> list[table.Row]:
-    """Run the cases that are chosen; says how each of them ended."""
+class Progress:
+    """Cases that ran, of so many; says how each of them ended."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def run(self, group: Sequence[tuple[str, Case | Outcome]]) -> list[table.Row]:
+        """Run a *group* of cases, which share files."""
+        rows: list[table.Row] = []
+        with tempfile.TemporaryDirectory(prefix="loadspan-loaders-") as folder:
+            for module, case in group:
+                begun = time.monotonic()
+                outcome = case if isinstance(case, Outcome) else outcome_of(module, case, Path(folder))
+                rows.append(asdict(outcome))
+                with self._lock:
+                    self._done += 1
+                    what = f"{table.verdict(rows[-1])}{' (the second time)' if rows[-1].get('again') else ''}"
+                    _say(f"[{self._done}/{self._number}] {case.library}, {case.name}: {what}, {time.monotonic() - begun:.1f} s")
+        return rows
+
+
+def run_all(only: Sequence[str], jobs: int = 1) -> list[table.Row]:
+    """Run the cases that are chosen, *jobs* at once. One that was only covered too little beside others runs once more alone."""
     every = chosen(only)
-    rows: list[table.Row] = []
-    with tempfile.TemporaryDirectory(prefix="loadspan-loaders-") as folder:
-        for number, (module, case) in enumerate(every, 1):
-            begun = time.monotonic()
-            _say(f"[{number}/{len(every)}] {case.library}, {case.name} ... ", end="")
-            outcome = case if isinstance(case, Outcome) else outcome_of(module, case, Path(folder))
-            rows.append(asdict(outcome))
-            _say(f"{table.verdict(rows[-1])}{' (the second time)' if rows[-1].get('again') else ''}, {time.monotonic() - begun:.1f} s")
+    groups = [list(found) for _, found in itertools.groupby(every, lambda place: (place[0], getattr(place[1], "files", "")))]
+    progress = Progress(len(every))
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = [row for found in pool.map(progress.run, groups) for row in found]
+    if jobs > 1:
+        again = [number for number, row in enumerate(rows) if "wrong" in row and Outcome(**row).only_covered_too_little]
+        _say(f"alone: {len(again)}" if again else "", end="\n" if again else "")
+        rows = [Progress(1).run([every[number]])[0] if number in again else row for number, row in enumerate(rows)]
     return rows
 
 
@@ -105,13 +131,14 @@ def main() -> int:
     known = ", ".join(environments.known())
     parser.add_argument("--environment", action="append", metavar="NAME", help=f"{known}, or all; default: core, which is this one")
     parser.add_argument("--write", action="store_true", help="put the outcome into docs/loaders.md")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once (default: 1, which disturbs no load)")
     parser.add_argument("--list", action="store_true", help="print the cases and what they need that is not here, and run nothing")
     parser.add_argument("--json", metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.list:
         return _list(arguments.only)
     if arguments.json:
-        rows = run_all(arguments.only)
+        rows = run_all(arguments.only, arguments.jobs)
         Path(arguments.json).write_text(json.dumps([versions(), rows]))
         return _code(rows)
     wanted = arguments.environment or [environments.CORE]
@@ -122,7 +149,7 @@ def main() -> int:
 
 def _one(name: str, arguments: argparse.Namespace) -> int:
     try:
-        told, rows = in_environment(name, [word for text in arguments.only for word in ("--only", text)])
+        told, rows = in_environment(name, ["--jobs", str(arguments.jobs), *(word for text in arguments.only for word in ("--only", text))])
     except environments.CannotBeMade as why:
         _say(f"environment {name}: not run: {why}")
         return NOTHING

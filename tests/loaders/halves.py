@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TIMEOUT = 280
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+QUIET["PYTHONHASHSEED"] = "0"  # what is told of a set is told in its order
 _OURS = "loadspan: internal error"
 _TIMED = re.compile(r"\d+%\||it/s|s/it|\?it\b|B/s|\d+it \[")
 """A progress bar, which says how long it took."""
