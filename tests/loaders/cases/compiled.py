@@ -94,6 +94,12 @@ def _case(name: str, write: Callable[[Path], Truth], load: Callable[[Path], Any]
 CASES = [
     _case("torch.export.load", _write_exported, _exported, ("deserialize",)),
     _case("torch.jit.load", _write_script, _script, ("deserialize",)),
-    _case("torch.compile, first call", _write_state, _compiled, ("deserialize", "load_state_dict", "compile")),
+    _case(
+        "torch.compile, first call",
+        _write_state,
+        _compiled,
+        ("deserialize", "load_state_dict", "compile"),
+        environment={"LOADSPAN_IDLE_TIMEOUT": "10"},
+    ),
     _case("aoti_load_package", _write_package, _package, ("deserialize",)),
 ]
