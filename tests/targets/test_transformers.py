@@ -13,6 +13,7 @@ import torch
 from hosts import the
 
 from loadspan import LoadspanInstrumentor
+from loadspan.instrument import destination
 from recorded import check, outline, parts, walk
 
 if TYPE_CHECKING:
@@ -225,3 +226,15 @@ def test_a_pipeline_of_a_model_that_is_there_loads_none(spans: Spans, tmp_path: 
     model = transformers.BertModel(transformers.BertConfig(vocab_size=5, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
     transformers.pipeline("feature-extraction", model=model, tokenizer=tokenizer)
     assert spans.loads() == []
+
+
+@pytest.mark.parametrize(("said", "there"), [("cuda", ("cuda", None)), ("cuda:1", ("cuda", 1)), (torch.device("cuda", 2), ("cuda", 2))])
+def test_a_device_is_known_by_its_name_with_and_without_a_number(said: Any, there: Any) -> None:
+    found = destination.named(said)
+    assert found is not None
+    assert found.key == there
+
+
+@pytest.mark.parametrize("said", ["cpu", "meta", "disk", torch.device("cpu"), None, {}, 3])
+def test_the_host_is_no_destination(said: Any) -> None:
+    assert destination.named(said) is None

@@ -74,8 +74,13 @@ def merge(known: dict[tuple[str, int | None], Destination], new: Destination) ->
 
 def named(device: Any) -> Destination | None:
     """The destination that a host's argument names (`"cuda:1"`, a `torch.device`); None for the host's memory, and for what names none."""
-    kind, _, number = str(device).partition(":") if isinstance(device, str) else (getattr(device, "type", None), "", "")
-    index = int(number) if number.isdecimal() else getattr(device, "index", None)
+    kind: Any
+    index: Any
+    if isinstance(device, str):
+        kind, _, number = device.partition(":")
+        index = int(number) if number.isdecimal() else None
+    else:
+        kind, index = getattr(device, "type", None), getattr(device, "index", None)
     if not isinstance(kind, str) or not kind.isidentifier() or kind in _HOST or callable(index):
         return None
     return Destination(kind, index)

@@ -15,7 +15,7 @@ from loadspan import names
 from loadspan.guard import observed, safely
 from loadspan.instrument.calls import record_construction, wrap
 from loadspan.instrument.described import model_name
-from loadspan.instrument.destination import named
+from loadspan.instrument.destination import Destination, named, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
 from loadspan.instrument.targets import auto_classes, roots, tensors
@@ -194,7 +194,7 @@ _MOVE = Target(
     attribute="_materialize_copy",
     kind=Kind.FINE,
     stage=names.TO_DEVICE,
-    destination=lambda args, kwargs: named(argument(args, kwargs, 1, "device")),
+    destination=lambda args, kwargs: settled(_place(argument(args, kwargs, 1, "device"))),
     why="a slice of the file is brought to a device",
 )
 
@@ -206,11 +206,20 @@ class _Types(dict[Any, str | None]):
         return self.setdefault(dtype, _SAFETENSORS.get(str(dtype).removeprefix("torch.")))
 
 
+def _place(device: Any) -> Destination | None:
+    """The device that a device map names; a number is one of the accelerator that there is."""
+    if not isinstance(device, int):
+        return named(device)
+    accelerator: Any = getattr(sys.modules["torch"], "accelerator", None)
+    there = accelerator.current_accelerator() if accelerator is not None else None
+    return Destination(there.type if there is not None else "cuda", device)
+
+
 class _Devices(dict[Any, bool]):
     """Whether a device is another than the host."""
 
     def __missing__(self, device: Any) -> bool:
-        return self.setdefault(device, named(device) is not None)
+        return self.setdefault(device, _place(device) is not None)
 
 
 _types, _devices = _Types(), _Devices()
