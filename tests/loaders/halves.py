@@ -55,6 +55,8 @@ def run(module: str, case: Case, folder: Path) -> Outcome:
         return _run(module, case, folder)
     except HalfFailed as failure:
         return failed(case, str(failure))
+    except OSError as error:  # its files are gone, or there is no room for them
+        return failed(case, f"{type(error).__name__}: {error}")
 
 
 def _run(module: str, case: Case, folder: Path) -> Outcome:
