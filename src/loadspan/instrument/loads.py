@@ -56,8 +56,6 @@ class Loads(Times):
         self._ready: deque[_Shown] = deque()
         self._delivering = threading.RLock()  # a signal may close a load in the middle of it
 
-    # Opening and closing
-
     def recording(self) -> bool:
         """Whether anybody records, spans or metrics."""
         return telemetry.allowed() and (self.telemetry.enabled() or self.metrics.enabled())
@@ -74,9 +72,12 @@ class Loads(Times):
         load.attributes.update(described)
         load.known_as(name)
         self._start_root(load, telemetry.here(), above=frame.handle if frame is not None else None)
-        load.muted = not (load.handle.recording() or self.metrics.enabled())
         self._register(load)
         load.token = current.set(load)
+        # Only now: what opening it took us is not the host's.
+        load.before, load.surroundings.before = counters.of_thread(load.thread), counters.of_process()
+        load.restart(time.perf_counter_ns())
+        load.muted = not (load.handle.recording() or self.metrics.enabled())
         if not load.muted:
             load.context_token = load.handle.attach()
         return load
