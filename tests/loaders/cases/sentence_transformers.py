@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _WORDS = 20_000
-_SIZES = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "num_hidden_layers": 10}
+_SIZES = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "num_hidden_layers": 16}
 _DENSE = 512 * 2048 + 2048
 
 
@@ -35,7 +35,8 @@ def _write(folder: Path) -> Truth:
     truth = _write_bert(folder / "bert")
     inner = models.Transformer(str(folder / "bert"))
     SentenceTransformer(modules=[inner, models.Pooling(512), models.Dense(512, 2048)], device="cpu").save(str(folder / "model"))
-    return {name: size + 4 * _DENSE * (name != "convert") for name, size in truth.items()}
+    # Cast to the type of the module before it when it is saved, and copied into one of float32 when it is loaded.
+    return {name: size + 2 * _DENSE * (name != "convert") for name, size in truth.items()}
 
 
 def _load(folder: Path) -> Any:
@@ -50,12 +51,6 @@ def _load_bert(folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": torch.float32})
-
-
-def _load_nothing(folder: Path) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(folder / "no" / "such" / "model"))
 
 
 _STAGES = ("deserialize", "initialize", "load_state_dict", "convert")
@@ -80,15 +75,5 @@ CASES = [
         loader="sentence_transformers",
         stages=_STAGES,
         needs=_NEEDS,
-    ),
-    Case(
-        name="SentenceTransformer, no such folder",
-        library="sentence-transformers",
-        write=lambda _: {},
-        load=_load_nothing,
-        loader="sentence_transformers",
-        stages=(),
-        needs=("torch", "sentence_transformers>=6"),
-        raises="FileNotFoundError",
     ),
 ]

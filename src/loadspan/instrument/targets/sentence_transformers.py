@@ -75,8 +75,10 @@ ROWS = (
     _modules("models.Module", "Module.load", "the same, before release 6"),
     _modules("models.Dense", "Dense.load", "the same, before release 6"),
     _modules("models.StaticEmbedding", "StaticEmbedding.load", "the same, before release 6"),
-    _modules("base.model_card", "get_versions", "looks for the versions of what is installed, for the card"),
-    _modules("model_card", "get_versions", "the same, before release 6"),
+    _modules("base.modules.transformer", "Transformer.load", "the same; transformers loads the model in it"),
+    _modules("models.Transformer", "Transformer.load", "the same, before release 6"),
+    _modules("sentence_transformer.model_card", "SentenceTransformerModelCardData.__init__", "looks for versions of what is installed"),
+    _modules("model_card", "SentenceTransformerModelCardData.__init__", "the same, before release 6"),
     _asks("base.model_card", "BaseModelCardData"),
     _asks("model_card", "SentenceTransformerModelCardData"),
 )
