@@ -1,5 +1,5 @@
 """
-Every way of loading with other versions of the libraries: in environments that are there, or all of them if LOADSPAN_LOADERS_ALL is set.
+Every way of loading with other versions of the libraries, if LOADSPAN_LOADERS_ALL is set.
 
 An environment takes gigabytes and some minutes: what did not run is skipped, and says so.
 """
@@ -7,24 +7,22 @@ An environment takes gigabytes and some minutes: what did not run is skipped, an
 from __future__ import annotations
 
 import functools
-import os
 
 import conform
 import environments
 import pytest
 import table
-from case import all_cases
+from case import ASKED, all_cases
 
-ASKED = bool(os.environ.get("LOADSPAN_LOADERS_ALL"))
 NAMES = [(case.library, case.name) for _, case in all_cases()]
+if not ASKED:
+    pytest.skip("not run: LOADSPAN_LOADERS_ALL is not set", allow_module_level=True)
 PLACES = [(environment, *name) for environment in environments.others() for name in NAMES]
 
 
 @functools.cache
 def rows_of(environment: str) -> dict[tuple[str, str], table.Row] | str:
     """What was seen in *environment*, where every case runs at once; or why none did."""
-    if not ASKED and not environments.is_made(environment):
-        return "the environment is not made; set LOADSPAN_LOADERS_ALL=1 to make it"
     try:
         _, rows = conform.in_environment(environment, [])
     except environments.CannotBeMade as why:
