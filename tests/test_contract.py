@@ -43,7 +43,7 @@ NOT_HERE = {
     "sentence_transformers.models.Module:Module.load": RELEASE_5,
     "sentence_transformers.models.Dense:Dense.load": RELEASE_5,
     "sentence_transformers.models.StaticEmbedding:StaticEmbedding.load": RELEASE_5,
-    "sentence_transformers.models.Transformer:Transformer.load": RELEASE_5,
+    "sentence_transformers.models.Transformer:Transformer.__init__": RELEASE_5,
     "sentence_transformers.model_card:SentenceTransformerModelCardData.__init__": RELEASE_5,
     "sentence_transformers.model_card:SentenceTransformerModelCardData.set_base_model": RELEASE_5,
     "transformers.models.auto.modeling_auto:AutoModelForVision2Seq.from_pretrained": "AutoModelForImageTextToText since release 5",
