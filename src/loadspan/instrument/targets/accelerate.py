@@ -19,7 +19,7 @@ from loadspan.instrument.destination import arrived
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
-from loadspan.instrument.targets.nested import inside, outermost
+from loadspan.instrument.targets.roots import by, outermost
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
@@ -47,7 +47,7 @@ class _IntoModel:
         """Open both."""
         if not recorder.active:
             return None
-        load = None if inside(_LIBRARY) else recorder.open_load({names.LOADER: _LIBRARY}, name=None)
+        load = None if by(_LIBRARY) is not None else recorder.open_load({names.LOADER: _LIBRARY}, name=None)
         if load is not None:
             safely(_describe_root, load, args, kwargs)
 

@@ -20,7 +20,7 @@ from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import named, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
-from loadspan.instrument.targets import adapters, nested, roots, tensors
+from loadspan.instrument.targets import adapters, roots, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ def _declared(args: Args, kwargs: Kwargs) -> bool:
 
 
 def _inside(args: Args, kwargs: Kwargs) -> bool:
-    return nested.inside("diffusers")
+    return roots.by("diffusers") is not None
 
 
 def _describe_part(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:

@@ -20,7 +20,7 @@ from loadspan.instrument.destination import named, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
-from loadspan.instrument.targets.nested import outermost
+from loadspan.instrument.targets.roots import outermost
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage

@@ -8,6 +8,8 @@ from loadspan import names
 from loadspan.instrument.live import recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.patching import Args, Kwargs
 
@@ -22,6 +24,11 @@ def by(library: str) -> OpenLoad | None:
     """The load that a call made here would be part of, if *library* opened it."""
     load = around()
     return load if load is not None and load.attributes.get(names.LOADER) == library else None
+
+
+def outermost(library: str) -> Callable[[Args, Kwargs], bool]:
+    """`when` of a row: whether a call is not inside a load of *library*."""
+    return lambda args, kwargs: by(library) is None
 
 
 def same(library: str, name: str | None) -> bool:

@@ -12,7 +12,7 @@ from loadspan.guard import safely
 from loadspan.instrument.calls import RowRecording, recorded
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
-from loadspan.instrument.targets.nested import outermost
+from loadspan.instrument.targets.roots import outermost
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
