@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from loadspan import settings
 from loadspan.guard import guard
-from loadspan.instrument import children, late, leaving, metrics, plugins, propagation, quiet, reloading, targets, telemetry
+from loadspan.instrument import children, importing, late, leaving, metrics, plugins, propagation, quiet, targets, telemetry
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Patches
@@ -32,7 +32,7 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
     """
 
     _patches: Patches | None = None
-    _again: reloading.Again | None = None
+    _beginnings: importing.Beginnings | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Nothing: a row whose library is missing waits for it."""
@@ -49,19 +49,20 @@ class LoadspanInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base c
             if recorder.settings.run_dir is not None:
                 quiet.begin()
             recorder.active = True
-            again = reloading.row(self._patches)
-            self._patches.install([again, *propagation.ROWS, *children.ROWS, *leaving.ROWS, *targets.rows(recorder.settings)])
-            self._again = reloading.Again(self._patches)
-            self._again.begin()
+            again = importing.row(self._patches)
+            self._patches.install([again, *propagation.ROWS, *children.ROWS, *leaving.ROWS, *targets.at_once(recorder.settings)])
+            self._patches.expect(targets.LIBRARIES, targets.of)
+            self._beginnings = importing.Beginnings(self._patches)
+            self._beginnings.begin()
             plugins.install(_entry_points(group=plugins.GROUP), self._patches)
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface
         with guard:
             recorder.active = False
             quiet.end()
-            if self._again is not None:
-                self._again.end()
-                self._again = None
+            if self._beginnings is not None:
+                self._beginnings.end()
+                self._beginnings = None
             if self._patches is not None:
                 self._patches.restore()
                 self._patches = None

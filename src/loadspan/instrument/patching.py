@@ -186,8 +186,10 @@ class Patches:
         self._installed: list[_Patch] = []
         self._waiting: dict[str, list[Target]] = {}
         self._hooked: set[str] = set()
-        self.met: set[str] = set()
-        """Modules with rows that were imported: hooks are called once, and whether they come again has to be asked."""
+        self._expected: dict[str, Callable[[str], Sequence[Target]]] = {}
+        """Libraries that are not there yet, and what gives their rows."""
+        self._met: set[str] = set()
+        """Modules with rows that were imported: hooks are called once, and may have to be called again."""
         self.active = False
 
     def install(self, rows: Sequence[Target]) -> None:
@@ -203,6 +205,19 @@ class Patches:
         self._add(rows)
         if any(row.stage and row.module in sys.modules for row in rows):
             self._on_import()
+
+    def expect(self, libraries: Iterable[str], rows_of: Callable[[str], Sequence[Target]]) -> None:
+        """Install the rows of each of *libraries*, now where it is imported, else when its import begins (`begun`)."""
+        there = [name for name in libraries if sys.modules.get(name) is not None]
+        self._expected = {name: rows_of for name in libraries if name not in there}
+        self._add([row for name in there for row in rows_of(name)])
+
+    def begun(self, module: str) -> None:
+        """The import of *module* begins: what it has rows of is hooked."""
+        if (rows_of := self._expected.pop(module, None)) is not None:
+            self._add(rows_of(module))
+        elif module in self._met:
+            self.hook(module)
 
     def _add(self, rows: Sequence[Target]) -> None:
         for row in rows:
@@ -238,7 +253,7 @@ class Patches:
                     self._on_import()
 
     def _install_module(self, module: str, swaps: dict[int, tuple[Any, Any]]) -> None:
-        self.met.add(module)
+        self._met.add(module)
         for row in self._waiting.get(module, ()):
             with guard:
                 self._install_row(row, swaps)
@@ -315,7 +330,8 @@ class Patches:
                 self._rebind(back)
         self._installed = []
         self._waiting = {}
-        self.met.clear()
+        self._expected = {}
+        self._met.clear()
 
 
 def _inherited(owner: Any, name: str) -> Any:

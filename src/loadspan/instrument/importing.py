@@ -1,7 +1,8 @@
 """
-Libraries that are imported once more: reloaded, or taken out of `sys.modules` and imported again.
+Imports that begin: of a library whose rows are wanted then, and of one that is imported once more.
 
-Either makes new functions, which nobody has wrapped. A post-import hook is called once, for the first import.
+Reloaded, or taken out of `sys.modules` and imported again, a library has new functions, which nobody has wrapped. A post-import hook is
+called once, for the first import.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ if TYPE_CHECKING:
     from loadspan.instrument.patching import Patches
 
 
-class Again:
-    """A finder that is asked for every module about to be imported; it finds none, and has those hooked again that have rows."""
+class Beginnings:
+    """A finder that is asked for every module about to be imported; it finds none, and tells the patches."""
 
     def __init__(self, patches: Patches) -> None:
         self._patches = patches
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:  # noqa: ARG002 - the interface
         """Nothing: others find it."""
-        patches = self._patches
-        if target is None and patches.active and fullname in patches.met:
-            safely(patches.hook, fullname)
+        if target is None and self._patches.active:
+            safely(self._patches.begun, fullname)
 
     def begin(self) -> None:
         """Be asked, before those that call hooks."""
