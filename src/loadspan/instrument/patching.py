@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from loadspan import names
 from loadspan.guard import guard
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ def library(row: Target) -> str | None:
     return None if top in sys.stdlib_module_names else top
 
 
+def _of_loading(row: Target) -> bool:
+    """Whether who imports the module of a row is likely to load a model: not Python itself, nor who talks to a store of files."""
+    return bool(row.stage) and row.stage != names.DOWNLOAD and library(row) is not None
+
+
 def argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
     """One argument of a call, however it was passed."""
     if name in kwargs:
@@ -182,7 +188,7 @@ class Patches:
     def __init__(self, wrap: Callable[[Target, Any], Any], on_import: Callable[[], None] = lambda: None) -> None:
         self._wrap = wrap
         self._on_import = on_import
-        """Called when a library with stages has been imported."""
+        """Called when a library that loads models has been imported."""
         self._installed: list[_Patch] = []
         self._waiting: dict[str, list[Target]] = {}
         self._hooked: set[str] = set()
@@ -203,7 +209,7 @@ class Patches:
     def add(self, rows: Sequence[Target]) -> None:
         """Install more *rows*."""
         self._add(rows)
-        if any(row.stage and row.module in sys.modules for row in rows):
+        if any(_of_loading(row) and row.module in sys.modules for row in rows):
             self._on_import()
 
     def expect(self, libraries: Iterable[str], rows_of: Callable[[str], Sequence[Target]]) -> None:
@@ -249,7 +255,7 @@ class Patches:
                     # What a package imports of its own has copied its functions before they were all there.
                     inner = [found for name, found in list(sys.modules.items()) if name.startswith(f"{module.__name__}.")]
                     self._rebind(swaps, inner)
-                if any(row.stage and library(row) for row in self._waiting.get(module.__name__, ())):
+                if any(map(_of_loading, self._waiting.get(module.__name__, ()))):
                     self._on_import()
 
     def _install_module(self, module: str, swaps: dict[int, tuple[Any, Any]]) -> None:
