@@ -9,8 +9,8 @@ from case import Case, Truth
 if TYPE_CHECKING:
     from pathlib import Path
 
-_WORDS = 20_000
-_SIZES = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "num_hidden_layers": 20}
+_WORDS = 140_000
+_SIZES = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "num_hidden_layers": 2}
 _DENSE = 512 * 2048 + 2048
 
 

@@ -121,11 +121,11 @@ def _write_bert(folder: Path) -> Truth:
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(20_000))]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(140_000))]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     sizes = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
-    model = BertModel(BertConfig(vocab_size=len(words), num_hidden_layers=14, **sizes)).half()
+    model = BertModel(BertConfig(vocab_size=len(words), num_hidden_layers=2, **sizes)).half()
     model.save_pretrained(folder)
     return _truth(model)
 

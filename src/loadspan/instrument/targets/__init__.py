@@ -42,7 +42,7 @@ LIBRARIES = {
     "sentence_transformers": ("sentence_transformers",),
     "timm": ("timm",),
     "torch": ("torch", "moves", "compiled", "torch_hub", "distributed_checkpoint"),
-    "transformers": ("transformers", "transformers_4"),
+    "transformers": ("transformers", "transformers_4", "transformers_parts"),
 }
 """Libraries by the name of their package, and the files with rows of them."""
 

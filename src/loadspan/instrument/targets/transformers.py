@@ -19,6 +19,7 @@ from loadspan.instrument.destination import Destination, named, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
 from loadspan.instrument.targets import auto_classes, roots, tensors
+from loadspan.instrument.targets import transformers_parts as parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,30 +76,7 @@ def _describe_pipeline(load: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -
     load.known_as(model_name(_pipeline_of(args, kwargs)))  # type: ignore[union-attr] # as above
 
 
-# What is made: modules, tokenizers, configurations
-
-
-def _describe_imported(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    stage.attributes[names.MADE] = f"{args[0].__name__}.{argument(args, kwargs, 1, 'module_name')}"
-
-
-def _describe_class(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    stage.attributes[names.MADE] = str(argument(args, kwargs, 0, "impl"))
-
-
-def _describe_component(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    # Its last argument is made in a function for each kind: `_resolve_image_processor.<locals>.load`.
-    made_in = getattr(argument(args, kwargs, 2, "loader"), "__qualname__", "").partition(".")[0]
-    stage.attributes[names.MADE] = made_in.removeprefix("_resolve_")
-
-
-def _initializes(module: str, attribute: str, why: str) -> Target:
-    return Target(
-        module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=roots.made, when=roots.part, why=why
-    )
-
-
-_CONSTRUCTION = _initializes("modeling_utils", "PreTrainedModel.__init__", "the constructor of the class that a root is called for")
+_CONSTRUCTION = parts.initializes("modeling_utils", "PreTrainedModel.__init__", "the constructor of the class that a root is called for")
 
 # The state dict
 
@@ -124,13 +102,12 @@ def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: 
         missing, mismatched = result[1], result[3]
     without = {*missing, *(key if isinstance(key, str) else key[0] for key in mismatched)}
     found = {}
-    for prefix, module in stage.module.named_modules():
-        for holder in (module._parameters, module._buffers):  # noqa: SLF001 - `state_dict()` runs the host's hooks, the iterators are slow
+    for prefix, module in stage.module.named_modules() if without else ((None, module) for module in stage.module.modules()):
+        passing = module._non_persistent_buffers_set  # noqa: SLF001 - `state_dict()` runs the host's hooks, the public iterators are slow
+        for holder in (module._parameters, module._buffers):  # noqa: SLF001 - as above
             for name, tensor in holder.items():
-                if tensor is not None and (not without or f"{prefix}.{name}".lstrip(".") not in without):
+                if tensor is not None and name not in passing and (not without or f"{prefix}.{name}".lstrip(".") not in without):
                     found[id(tensor)] = tensor
-        for name in module._non_persistent_buffers_set:  # noqa: SLF001 - as above
-            found.pop(id(module._buffers[name]), None)  # noqa: SLF001 - as above
     stage.size = tensors.sizes(found.values()) or None
 
 
@@ -272,59 +249,6 @@ def _has_tensors(args: Args, kwargs: Kwargs) -> bool:
     return bool(argument(args, kwargs, 1, "return_tensors", default=False)) or roots.part(args, kwargs)
 
 
-def _rows_of_parts() -> list[Target]:
-    tokenizers = "reads the vocabulary and builds the tokenizer"
-    processors = "reads the settings of a processor and makes it"
-    configurations = "reads the configuration and makes an object of it"
-    return [
-        Target(
-            module="transformers.utils.import_utils",
-            attribute="_LazyModule._get_module",
-            stage=names.INITIALIZE,
-            describe=_describe_imported,
-            when=roots.part,
-            why="the code of a model is imported when its class is first asked for",
-        ),
-        _initializes("configuration_utils", "PreTrainedConfig.from_pretrained", configurations),
-        _initializes("configuration_utils", "PretrainedConfig.from_pretrained", configurations + "; its name before release 5"),
-        _initializes("models.auto.configuration_auto", "AutoConfig.from_pretrained", configurations),
-        _initializes("models.auto.tokenization_auto", "AutoTokenizer.from_pretrained", tokenizers),
-        _initializes("tokenization_utils_base", "PreTrainedTokenizerBase.from_pretrained", tokenizers),
-        _initializes("models.auto.processing_auto", "AutoProcessor.from_pretrained", processors),
-        _initializes("processing_utils", "ProcessorMixin.from_pretrained", processors),
-        _initializes("models.auto.image_processing_auto", "AutoImageProcessor.from_pretrained", processors),
-        _initializes("image_processing_base", "ImageProcessingMixin.from_pretrained", processors),
-        _initializes("models.auto.feature_extraction_auto", "AutoFeatureExtractor.from_pretrained", processors),
-        _initializes("feature_extraction_utils", "FeatureExtractionMixin.from_pretrained", processors),
-        _initializes("models.auto.video_processing_auto", "AutoVideoProcessor.from_pretrained", processors),
-        Target(
-            module="transformers.pipelines",
-            attribute="_resolve_impl",
-            stage=names.INITIALIZE,
-            describe=_describe_class,
-            when=roots.part,
-            why="the code of a pipeline is imported when it is first asked for",
-        ),
-        Target(
-            module="transformers.pipelines",
-            attribute="_load_pipeline_component",
-            stage=names.INITIALIZE,
-            describe=_describe_component,
-            when=roots.part,
-            why="a tokenizer or processor of a pipeline, that may be missing: whether it is takes time, too",
-        ),
-        _initializes("pipelines.base", "Pipeline.__init__", "puts model and processors together; the model goes to its device in it"),
-        _initializes(
-            "generation.utils", "GenerationMixin.adjust_generation_fn", "settings of text generation, and code of the model's own"
-        ),
-        _initializes("generation.configuration_utils", "GenerationConfig.from_pretrained", configurations),
-        _initializes("quantizers.base", "HfQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
-        _initializes("modeling_utils", "PreTrainedModel._initialize_missing_keys", "values for weights that the checkpoint lacks"),
-        _initializes("modeling_utils", "PreTrainedModel._move_missing_keys_from_meta_to_device", "memory for weights it lacks"),
-        _initializes("modeling_utils", "PreTrainedModel._move_missing_keys_from_meta_to_cpu", "the same, in release 4"),
-    ]
-
-
 def _replaces(module: str, attribute: str, replace: Callable[[Any], Any], why: str) -> Target:
     return Target(module=f"transformers.{module}", attribute=attribute, kind=Kind.REPLACE, replace=replace, why=why)
 
@@ -399,5 +323,4 @@ ROWS = (
         why="in the pool: a tensor of a GGUF file, copied out of the mapped file",
     ),
     _replaces("core_model_loading", "_materialize_copy", _replace_copy, "in the pool: a slice of the file, cast and moved"),
-    *_rows_of_parts(),
 )
