@@ -31,8 +31,10 @@ TIMEOUT = 280
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 QUIET["PYTHONHASHSEED"] = "0"  # what is told of a set is told in its order
 _OURS = "loadspan: internal error"
+_BAR = re.compile(r"[^\r\n]*?\d+%\|[^|\r\n]*\|[^\[\r\n]*\[[^\]\r\n]*\]")
+"""A progress bar, behind which a message may follow in the same line."""
 _TIMED = re.compile(r"\d+%\||it/s|s/it|\?it\b|B/s|\d+it \[")
-"""A progress bar, which says how long it took."""
+"""What else says how long something took."""
 
 
 class HalfFailed(Exception):  # noqa: N818 - as `TimeoutExpired`
@@ -139,7 +141,7 @@ def _last(text: str) -> str:
 
 def spoken(text: str) -> list[str]:
     """Lines of a standard error that are the same each time: without progress bars, addresses, times and numbers of processes."""
-    lines = [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip() and not _TIMED.search(line)]
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", _BAR.sub("\n", text)) if line.strip() and not _TIMED.search(line)]
     return [re.sub(r"0x[0-9a-f]+|\b\d{2}:\d{2}:\d{2}\S*|\bpid[ =]\d+", "~", line) for line in lines]
 
 

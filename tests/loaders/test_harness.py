@@ -152,6 +152,7 @@ def test_modules_that_are_tied_hooked_marked_or_set_otherwise_differ() -> None:
 def test_of_what_is_said_only_what_is_the_same_each_time_is_compared() -> None:
     text = "Loading:  50%|#####  | 1/2 [00:00<00:00, 9.1it/s]\rLoading: 100%|####| 2/2\n12:03:04 <Thing at 0x7f00> is slow\nplain\n\n"
     assert halves.spoken(text) == ["~ <Thing at ~> is slow", "plain"]
+    assert halves.spoken("Loading: 0%|   | 0/5 [00:00<?, ?it/s]\rLoading: 40%|█  | 2/5 [00:00<00:00, 12.2it/s]told\n") == ["told"]
 
 
 # The command
