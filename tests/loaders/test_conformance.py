@@ -17,6 +17,9 @@ from judge import NotRun
 if TYPE_CHECKING:
     from pathlib import Path
 
+BUSY = 0.7
+"""Share of a load that stages explain on any machine."""
+
 CASES = all_cases()
 FIRST = {case.library: case.name for _, case in reversed(CASES)}
 
@@ -34,7 +37,9 @@ def test_a_load_is_seen_whole_and_the_host_notices_nothing(module: str, case: Ca
     outcome = conform.outcome_of(module, case, folder)
     if isinstance(outcome, NotRun):
         pytest.skip(f"not run: {outcome.why}")
-    assert outcome.only_covered_too_little or outcome.wrong == []  # a busy machine explains less; the page has what a quiet one did
+    # How much stages explain depends on how busy the machine is: what it was on a quiet one is on the page.
+    assert [wrong for wrong in outcome.wrong if not wrong.startswith("coverage ")] == []
+    assert outcome.coverage is None or outcome.coverage > BUSY
 
 
 def test_names_of_cases_are_unique() -> None:
