@@ -214,7 +214,7 @@ def test_answers_are_the_same_with_loadspan_and_each_load_is_accounted_for(model
     hits = [attributes(span)["loadspan.cache.hit"] for span in spans if span["name"] == "cache"]
     assert hits == [False, False, True]
     # Of 20 MB, whose loads take a few hundredths of a second; the whole size reaches 0.99.
-    assert [load for load in loads[:3] if attributes(load)["loadspan.coverage"] < 0.9] == []
+    assert [load for load in loads[:3] if attributes(load)["loadspan.coverage"] < 0.8] == []
 
 
 def test_the_demo_shows_four_loads_says_what_the_device_was_and_cleans_up(tmp_path: Path) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from boards import QUERIES, TIMES, filled
 from prometheus3 import Prometheus3
 
 from backends.process import until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHUNKS, CHUNK = 32, 1 << 20
 SIZE = CHUNKS * CHUNK
@@ -46,9 +44,8 @@ def started(folder: Path, endpoint: str) -> subprocess.Popen[str]:
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": endpoint,
         "OTEL_METRIC_EXPORT_INTERVAL": "1000",
     }
-    program = shutil.which("opentelemetry-instrument")
-    assert program is not None
-    return subprocess.Popen([program, "python", "-c", PROGRAM, str(folder / "weights.enc")], env=os.environ | environment, text=True)
+    program = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+    return subprocess.Popen([program, sys.executable, "-c", PROGRAM, str(folder / "weights.enc")], env=os.environ | environment, text=True)
 
 
 def value(prometheus: Prometheus3, expression: str) -> float | None:

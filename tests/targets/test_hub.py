@@ -31,6 +31,7 @@ CHUNK = 10 << 20  # the library writes so much at a time; of a chunk that was br
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # other tests ask for it before they import it
     model = tmp_path / "served" / "org" / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
