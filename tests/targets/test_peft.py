@@ -284,8 +284,9 @@ def test_an_adapter_that_is_to_be_trained_is_no_load(spans: Spans) -> None:
 def test_a_module_that_is_moved_while_its_adapter_is_injected_elsewhere_is_seen(spans: Spans, adapters: Path) -> None:
     inject(adapters)
     spans.finish()
+    module = base()
     with loadspan.load("model"):
-        base().half()
+        module.half()
     assert outline(spans.loads()[-1]["children"]) == ["convert"]
 
 
