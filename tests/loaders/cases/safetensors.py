@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "model.safetensors"
-_TENSORS, _SHAPE = 60, (512, 1024)
+_TENSORS, _SHAPE = 300, (512, 1024)
 _SIZE = _TENSORS * 512 * 1024 * 4
 
 
