@@ -205,7 +205,7 @@ def test_bytes_are_told_while_they_come(ask: Callable[..., Any], hub: Hub, spans
         while not over.wait(0.02):
             seen.extend(load.progress(recorder.stages) for load in list(recorder.loads))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)  # a test that fails must not wait for it
     watcher.start()
     with loadspan.load("slow"):
         ask()
