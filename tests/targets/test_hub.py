@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from hosts import failure, the, told
 
