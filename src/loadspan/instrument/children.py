@@ -159,10 +159,6 @@ def environment() -> dict[bytes, bytes]:
     return dict(module.environ)
 
 
-def _own(name: bytes) -> bytes | None:
-    return os.environb.get(name)
-
-
 def _variables(given: Sequence[bytes] | None) -> list[bytes] | None:
     """*given* (None: those of this process) with what the child is to be told; None if there is nothing to say."""
     if given is not None and not given:
@@ -172,7 +168,7 @@ def _variables(given: Sequence[bytes] | None) -> list[bytes] | None:
         return None
     variables = [b"%b=%b" % item for item in environment().items()] if given is None else list(given)
     split = [variable.partition(b"=")[::2] for variable in variables]
-    if given is not None and any(name == _PARENT and value != _own(_PARENT) for name, value in split):
+    if given is not None and any(name == _PARENT and value != os.environb.get(_PARENT) for name, value in split):
         return None  # not just passed on: the host says itself where its child belongs
     kept = [variable for variable, (name, _) in zip(variables, split, strict=True) if name not in (_PARENT, _STATE)]
     return [*kept, *(f"{name.upper()}={value}".encode() for name, value in known.items())]

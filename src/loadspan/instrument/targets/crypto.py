@@ -17,14 +17,12 @@ from loadspan.guard import safely
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target
+from loadspan.instrument.targets.roots import OPENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     _Facts = Callable[[Args, Kwargs], dict[str, Any]]
-
-OPENS = 1 << 20
-"""Bytes from which a payload is as large as weights, and may open an implicit load."""
 
 JOINS = 1 << 15
 """Bytes from which a payload is a chunk of something larger: more than a TLS record (18 KiB), a cookie or a token."""

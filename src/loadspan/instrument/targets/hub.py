@@ -20,13 +20,11 @@ from loadspan.instrument import late
 from loadspan.instrument.described import model_name
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
-from loadspan.instrument.targets import transfers
+from loadspan.instrument.targets import roots, transfers
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
-_OPENS = 1 << 20
-"""Bytes from which a file may be weights, and its download open an implicit load."""
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".onnx", ".msgpack", ".h5", ".keras", ".ggml", ".npz", ".nemo")
 _TEMPORARY = re.compile(r"(\.[0-9a-f]{8})?\.incomplete$")
@@ -103,7 +101,7 @@ def _coming(stage: OpenStage | OpenLoad | None) -> Any:
 
 def _begin(stage: OpenStage, url: Any, expected: Any) -> None:
     stage.attributes |= transfers.host(url)
-    stage.opens = _asked.model and isinstance(expected, int) and expected >= _OPENS
+    stage.opens = _asked.model and isinstance(expected, int) and expected >= roots.OPENS
     transfers.missed()
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from loadspan.instrument.patching import Args, Kwargs
 
 
+OPENS = 1 << 20
+"""Bytes from which a payload, a file or a segment is as large as weights, and may open an implicit load."""
+
+
 def around() -> OpenLoad | None:
     """The explicit load that a call made here would be part of."""
     frame = recorder.frame() if recorder.loads else None

@@ -16,7 +16,7 @@ from loadspan import names
 from loadspan.instrument.caching import FOLDER
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
-from loadspan.instrument.targets.crypto import OPENS
+from loadspan.instrument.targets.roots import OPENS
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
