@@ -302,7 +302,7 @@ class Loads(Times):
             load = OpenLoad(series.first, time.time_ns() - time.perf_counter_ns(), explicit=False, parent=None)
             load.totals[stage] = series.size
             load.partition.add(stage, series.busy)
-            # What went on between them is no part of a load: there is no `other`.
+            load.partition.other = max(0, series.end - series.first - series.busy)
             load.attributes |= {names.IMPLICIT: True, names.FOLDED: series.count, names.BUSY_TIME: series.busy / 1e9} | series.described
             self._start_root(load, telemetry.no_parent())
             found = attributes.of_load(load, series.end, None)
