@@ -58,7 +58,7 @@ class Spans:
 
     def all(self) -> list[Tree]:
         """Every span without a recorded parent, those of other instrumentations included."""
-        self.recorder.deliver()
+        self.recorder.waiting.deliver()
         return tree_of(self._exporter.get_finished_spans())
 
     def loads(self) -> list[Tree]:

@@ -31,7 +31,7 @@ def test_every_command_attribute_and_variable_that_a_page_names_exists(page: Pat
     text = page.read_text()
     assert set(re.findall(r"`loadspan ([a-z]+)", text)) <= set(commands())
     assert set(re.findall(r"\bLOADSPAN_[A-Z_]+", text)) <= {variable.name for variable in variables.VARIABLES}
-    known = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in (*names.STAGES, names.OTHER)}
+    known = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in names.PARTS}
     known |= {metric.name for metric in metric_names.METRICS}
     written = set(re.findall(r"`(loadspan\.[a-z_.]+[a-z])`", text))
     public = {f"loadspan.{name}" for name in loadspan.__all__} | {"loadspan.targets"}

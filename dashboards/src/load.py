@@ -41,6 +41,7 @@ STAGES = (
     "to_device",
     "compile",
     "cache",
+    "loadspan",
     "other",
 )
 MACHINE = (

@@ -103,7 +103,7 @@ class Load(Span):
     @property
     def partition(self) -> dict[str, float]:
         """Exclusive seconds per stage and `other`, in stage order; empty for a load that never ended."""
-        found = {stage: self.number(names.partition(stage)) for stage in (*names.STAGES, names.OTHER)}
+        found = {stage: self.number(names.partition(stage)) for stage in names.PARTS}
         return {stage: value for stage, value in found.items() if value is not None}
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 LOAD_SPAN: Final = "load model"
 SCOPE: Final = "loadspan"
+OWN: Final = "loadspan"
 OTHER: Final = "other"
 
 DOWNLOAD: Final = "download"
@@ -40,6 +41,9 @@ STAGES: Final = (
     CACHE,
 )
 """The stage names, in the order in which a load usually meets them."""
+
+PARTS: Final = (*STAGES, OWN, OTHER)
+"""What the time of a load is divided into: its stages, what loadspan itself needed to open and to close them, and the rest."""
 
 SOURCE_STAGES: Final = frozenset({DOWNLOAD, READ, DECRYPT, DESERIALIZE})
 """Stages that bring bytes which something later has to consume."""
@@ -334,7 +338,7 @@ PARTITION: Final = _attribute(
     "double",
     "s",
     "load",
-    "prefix: `loadspan.partition.<stage>` and `.other` are exclusive seconds and add up to the load",
+    "prefix: `loadspan.partition.<stage>`, `.loadspan` (what loadspan itself needed) and `.other` are exclusive seconds and add up to it",
 )
 COVERAGE: Final = _attribute("loadspan.coverage", "double", "1", "load", "1 - other / duration")
 FINDINGS: Final = _attribute("loadspan.findings", "string[]", "", "load", "ids of what should be done about it, the most seconds first")
@@ -444,7 +448,7 @@ def curve_of_disk(device: str) -> str:
 
 
 def partition(stage: str) -> str:
-    """Attribute that holds the exclusive seconds of *stage* (or of `other`) on the load."""
+    """Attribute that holds the exclusive seconds of *stage*, or of another of `PARTS`, on the load."""
     return f"{PARTITION}.{stage}"
 
 

@@ -164,7 +164,7 @@ def base(name: str) -> str:
 def test_a_traceql_query_names_attributes_that_spans_have(query: Query) -> None:
     text = query.target["query"]
     assert text.count("{") == text.count("}")
-    ours = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in (*names.STAGES, names.OTHER)}
+    ours = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in names.PARTS}
     assert set(re.findall(r"\bspan\.([a-z_0-9.]+)", text)) <= ours
     assert set(re.findall(r'span\."([^"]+)"', text)) <= {names.finding(rule.id) for rule in findings.RULES}
     assert set(re.findall(r"resource\.([a-z_0-9.]+)", text)) <= PLAIN
@@ -177,7 +177,7 @@ def test_the_board_of_a_load_asks_for_every_finding() -> None:
 
 def test_the_exclusive_seconds_of_a_load_are_asked_for_every_stage() -> None:
     [query] = [query for query in QUERIES if query.panel["title"] == "Exclusive seconds"]
-    assert re.findall(r"partition\.([a-z_]+)", query.target["query"]) == [*names.STAGES, names.OTHER]
+    assert re.findall(r"partition\.([a-z_]+)", query.target["query"]) == list(names.PARTS)
 
 
 @pytest.mark.parametrize("name", ["datasources/loadspan.yaml", "dashboards/loadspan.yaml", "tempo.yaml"])

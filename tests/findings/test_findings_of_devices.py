@@ -194,5 +194,5 @@ def test_a_healthy_load_tells_nothing() -> None:
 def test_each_rule_has_an_id_of_its_own_and_says_why() -> None:
     assert len({rule.id for rule in findings.RULES}) == len(findings.RULES)
     assert all(rule.mechanism.endswith(".") for rule in findings.RULES)
-    known = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in (*names.STAGES, names.OTHER)}
+    known = {attribute.name for attribute in names.ATTRIBUTES} | {names.partition(stage) for stage in names.PARTS}
     assert {name for rule in findings.RULES for name in (*rule.needs, *rule.uses)} <= known

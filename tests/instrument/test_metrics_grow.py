@@ -41,7 +41,7 @@ def test_bytes_are_counted_while_a_stage_moves_them_and_each_once(measuring: Cal
     assert seen == sorted(seen)
     assert len(set(seen)) >= 3
     assert seen[-1] <= 16_000
-    recorder.deliver()
+    recorder.waiting.deliver()
     assert io(measured) == {names.READ: 16_000, names.DECRYPT: 500} == measured.by_stage(metric_names.STAGE_SIZE)
     assert measured.value(metric_names.LOAD_COUNT) == 1
 

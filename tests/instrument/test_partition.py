@@ -258,3 +258,46 @@ def test_a_gap_is_given_a_name_afterwards() -> None:
     partition.move("initialize", 60)
     partition.move("initialize", 1_000)
     assert (partition.totals, partition.other) == ({"initialize": 100}, 0)
+
+
+def test_what_the_recorder_needed_is_told_by_itself_in_a_stage_and_in_none() -> None:
+    partition = Partition(0)
+    outer = partition.node("initialize", None)
+    partition.recorded(10, 14, None)
+    partition.enter(outer, 14)
+    partition.recorded(30, 35, outer)
+    inner = partition.node("read", outer)
+    partition.enter(inner, 35)
+    partition.leave(inner, 50)
+    partition.recorded(50, 53, outer)
+    partition.leave(outer, 60)
+    partition.recorded(60, 66, None)
+    partition.finish(100)
+    assert partition.totals == {"initialize": 16 + 7, "read": 15}
+    assert (partition.own, partition.other) == (4 + 5 + 3 + 6, 10 + 34)
+
+
+def test_the_recorder_keeps_one_thread_from_its_work_and_not_a_load_in_which_others_work() -> None:
+    partition = Partition(0)
+    here, there = partition.node("read", None), partition.node("decrypt", None)
+    partition.enter(here, 0)
+    partition.enter(there, 0)
+    partition.recorded(10, 20, here)
+    partition.leave(here, 30)
+    partition.recorded(30, 40, None)
+    partition.leave(there, 50)
+    partition.recorded(50, 55, None)
+    partition.enter(here, 52)  # another thread was quicker
+    partition.finish(60)
+    assert partition.totals == {"read": 15 + 8, "decrypt": 15 + 20}
+    assert (partition.own, partition.other) == (2, 0)
+
+
+def test_what_the_recorder_needed_after_the_end_is_not_the_loads() -> None:
+    partition = Partition(0)
+    node = partition.node("read", None)
+    partition.enter(node, 0)
+    partition.leave(node, 40)
+    partition.recorded(40, 50, None)
+    partition.finish(40)
+    assert (partition.totals, partition.own, partition.other) == ({"read": 40}, 0, 0)

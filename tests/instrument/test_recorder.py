@@ -43,7 +43,7 @@ def test_stages_of_a_load_are_its_children_in_order(spans: Spans) -> None:
     assert attributes["loadspan.device.index"] == 1
     assert attributes["loadspan.size"] == 10 * MB
     assert "loadspan.implicit" not in attributes
-    assert set(parts(load)) == {"read", "decrypt", "load_state_dict", "other"}
+    assert set(parts(load)) == {"read", "decrypt", "load_state_dict", "loadspan", "other"}
     for stage in load["children"]:
         assert stage["attributes"]["loadspan.stage"] == stage["name"]
         assert stage["attributes"]["loadspan.model.name"] == "sdxl"

@@ -175,6 +175,6 @@ def tell() -> None:
     from recorded import tree_of
 
     recorder.close_all()
-    recorder.deliver()
+    recorder.waiting.deliver()
     print(json.dumps(tree_of(_exporter.get_finished_spans())))  # noqa: T201 - for the parent
     loadspan.LoadspanInstrumentor().uninstrument()

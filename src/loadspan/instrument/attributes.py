@@ -11,6 +11,7 @@ from loadspan.instrument import late
 if TYPE_CHECKING:
     from loadspan.facts.counters import IoFacts
     from loadspan.instrument.frames import OpenLoad, OpenStage
+    from loadspan.instrument.partition import Partition
     from loadspan.instrument.tally import Tally
 
 _TEXT_LIMIT = 1024
@@ -147,19 +148,23 @@ def load_size(totals: dict[str, int]) -> int | None:
     return next((totals[stage] for stage in _ORDER if totals.get(stage)), None)
 
 
+def _parts(partition: Partition, whole: int) -> dict[str, Any]:
+    """What the *whole* nanoseconds of a load are divided into."""
+    parts = {**partition.totals, names.OWN: partition.own}
+    found = {names.partition(part): parts[part] / 1e9 for part in names.PARTS if parts.get(part)}
+    found[names.partition(names.OTHER)] = partition.other / 1e9
+    if whole > 0:
+        found[names.COVERAGE] = 1.0 - partition.other / whole
+    return found
+
+
 def of_load(load: OpenLoad, end: int, facts: IoFacts | None) -> dict[str, Any]:
     """Attributes of a load that ended at *end*, its partition closed."""
     found: dict[str, Any] = {}
     size = load.size if load.size is not None else load_size(load.totals)
     if size is not None:
         found[names.SIZE] = size
-    totals = load.partition.totals
-    for stage in names.STAGES:
-        if totals.get(stage):
-            found[names.partition(stage)] = totals[stage] / 1e9
-    found[names.partition(names.OTHER)] = load.partition.other / 1e9
-    if end > load.start:
-        found[names.COVERAGE] = 1.0 - load.partition.other / (end - load.start)
+    found |= _parts(load.partition, end - load.start)
     ticks = sum(load.frames.values())
     if ticks:
         most = sorted(load.frames.items(), key=lambda item: -item[1])[:_FRAMES]

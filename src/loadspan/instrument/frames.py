@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.facts import counters
 from loadspan.guard import safely
 from loadspan.instrument.described import Described, reference
 from loadspan.instrument.metrics import Measured
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterable, Sequence
 
-    from loadspan.facts import counters
     from loadspan.instrument.caching import Asked, Reading
     from loadspan.instrument.destination import Destination
     from loadspan.instrument.failure import Failure
@@ -341,6 +341,11 @@ class OpenLoad(Described):
     def busy(self) -> bool:
         """Whether a call of this load runs now."""
         return bool(self.partition.shares) or self.inside is not None
+
+    def begin_counting(self) -> None:
+        """Read the counters that it is compared with when it ends."""
+        self.before = counters.of_thread(self.thread)
+        self.surroundings.before = counters.of_process()
 
     def restart(self, start: int) -> None:
         """Begin at *start*: opening took us some time, which is not the load's."""

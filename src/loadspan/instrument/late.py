@@ -17,11 +17,10 @@ from loadspan.instrument import telemetry
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from loadspan.facts.counters import Counters
     from loadspan.instrument.destination import Destination
     from loadspan.instrument.surroundings import Surroundings
 
-_LONG = 1_000_000_000  # nanoseconds: `findings.LONG`, without importing it
+LONG = 1_000_000_000  # nanoseconds: `findings.LONG`, without importing it
 
 
 def prepare() -> None:
@@ -36,12 +35,12 @@ def prepare() -> None:
         ready()
 
 
-def surroundings(before: Counters) -> Surroundings:
+def surroundings(*, outermost: bool) -> Surroundings:
     """A new `Surroundings`."""
     imports.need("loadspan.instrument.surroundings")
     from loadspan.instrument.surroundings import Surroundings
 
-    return Surroundings(before)
+    return Surroundings(outermost=outermost)
 
 
 def file_size(path: str) -> int | None:
@@ -101,7 +100,7 @@ def prepare_findings() -> None:
 
 def findings(found: dict[str, Any], start: int, end: int) -> dict[str, Any]:
     """Attributes that say what to do about a load from *start* to *end* with the attributes *found*: few loads that are short need them."""
-    if end - start < _LONG and found.get(names.LINK_DEGRADED) is not True:
+    if end - start < LONG and found.get(names.LINK_DEGRADED) is not True:
         return {}
     imports.need("loadspan.findings")
     from loadspan import findings

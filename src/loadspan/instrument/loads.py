@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.facts import counters
 from loadspan.guard import safely
 from loadspan.instrument import attributes, counted, implicit, late, telemetry
 from loadspan.instrument.failure import Failure
@@ -17,7 +16,11 @@ from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.metrics import Metrics
 from loadspan.instrument.tally import Tally
 from loadspan.instrument.times import Times
+from loadspan.instrument.waiting import Waiting
 from loadspan.settings import Settings
+
+if TYPE_CHECKING:
+    from loadspan.facts import counters
 
 SPAN_LIMIT = 480
 """Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
@@ -28,7 +31,10 @@ _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor 
 _Found = dict[str, Any] | Callable[[], dict[str, Any]]
 """Attributes, or what makes them."""
 
-_Shown = tuple[OpenLoad, telemetry.SpanHandle, int, _Found, Failure | None]
+
+def _at_once(load: OpenLoad, end: int) -> bool:
+    """Whether a load that ended at *end* is described at once: inside another it is only where the milliseconds of it are nothing."""
+    return load.parent is None or end - load.start > late.LONG
 
 
 class Loads(Times):
@@ -51,10 +57,9 @@ class Loads(Times):
         self.on_open: Callable[[], None] = lambda: None
         """Called when a load was opened; starts the sampler."""
         self.on_close: Callable[[], None] = lambda: None
-        """Called when a coarse stage has ended; puts it on disk."""
+        """Called when a coarse stage or a load inside another has ended; puts it on disk."""
         self.recorded = False  # whether this process has opened a load
-        self._ready: deque[_Shown] = deque()
-        self._delivering = threading.RLock()  # a signal may close a load in the middle of it
+        self.waiting = Waiting()
 
     def recording(self) -> bool:
         """Whether anybody records, spans or metrics."""
@@ -62,6 +67,7 @@ class Loads(Times):
 
     def open_load(self, described: dict[str, Any], *, name: str | None) -> OpenLoad | None:
         """Open an explicit load as the innermost frame of this context. None if nobody records."""
+        begun = time.perf_counter_ns()
         frame = self.frame()
         if frame.load.muted if frame is not None else not self.recording():
             return None
@@ -75,18 +81,20 @@ class Loads(Times):
         self._register(load)
         load.token = current.set(load)
         # Only now: what opening it took us is not the host's.
-        load.before, load.surroundings.before = counters.of_thread(load.thread), counters.of_process()
+        load.begin_counting()
         load.restart(time.perf_counter_ns())
         load.muted = not (load.handle.recording() or self.metrics.enabled())
         if not load.muted:
             load.context_token = load.handle.attach()
+        if frame is not None:
+            self.spent(frame, begun)
         return load
 
     def _new_load(self, *, explicit: bool, parent: OpenLoad | OpenStage | None, start: int) -> OpenLoad:
         anchor = parent.load.anchor if parent is not None else time.time_ns() - time.perf_counter_ns()
         load = OpenLoad(start, anchor, explicit=explicit, parent=parent)
-        load.before = counters.of_thread(load.thread)
-        load.surroundings = late.surroundings(counters.of_process())
+        load.surroundings = late.surroundings(outermost=parent is None)
+        load.begin_counting()
         load.threads = {thread.ident for thread in threading.enumerate() if thread.ident is not None}
         return load
 
@@ -113,6 +121,8 @@ class Loads(Times):
         if outer is not None and outer.thread == load.thread:
             outer.nested += end - load.start
         self._finish(load, end, self.failure(load, error))
+        if load.parent is not None:
+            self.spent(load.parent, end)
 
     def failure(self, frame: OpenLoad | OpenStage, error: BaseException | None) -> Failure | None:
         """What is kept of the exception that leaves *frame*: one object for all the frames it passes through."""
@@ -151,7 +161,10 @@ class Loads(Times):
         finally:
             load.let_go()
             safely(self.metrics.closed, load.measured)
-        telemetry.write()
+        if _at_once(load, end):
+            telemetry.write()
+        else:
+            self.on_close()
 
     def _conclude(self, load: OpenLoad, end: int, error: Failure | None) -> None:
         """Show a load that was closed, if it is worth it."""
@@ -171,19 +184,14 @@ class Loads(Times):
             failed = error if error is not None or load.explicit else load.failed
             if not load.explicit and ((load.held is not None and not (load.held and self.worth(load))) or self._fold(load, end)):
                 return  # too small, or of calls that turned out to be nothing
-            found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
-            seconds = (end - load.start) / 1e9
-            found |= safely(load.surroundings.attributes, end, seconds, attributes.load_size(load.totals) or 0, at_end) or {}
-            found |= safely(late.findings, found, load.handle.start, load.epoch(end)) or {}
+            load.surroundings.close(end)
             self._release(load)
             with self.lock:
                 self.ended.remember(load, load.handle.span_context())
                 self.closed += 1
-            self.deliver()
-            self._end_span(load.handle, load.epoch(end), found, failed)
-            if load.parent is None:  # it has all that was in it
-                told = found | ({} if failed is None else {names.ERROR_TYPE: failed.type})
-                self.metrics.ended(told, load.measured, seconds, load.handle.context())
+            self.waiting.add(partial(self._show_load, load, end, facts, at_end, failed))
+            if _at_once(load, end):
+                self.waiting.deliver()
 
     # Showing
 
@@ -211,7 +219,21 @@ class Loads(Times):
     def _release(self, load: OpenLoad) -> None:
         """Show an implicit load that was held back until it was worth it."""
         held, load.held = load.held, None
-        self._ready.extend(held or ())
+        for make in held or ():
+            self.waiting.add(make)
+
+    def _show_load(
+        self, load: OpenLoad, end: int, facts: counters.IoFacts | None, at_end: counters.Counters | None, failed: Failure | None
+    ) -> None:
+        """Make the span of a load that ended at *end*. Of one inside another it may be a while later: that time would be the other's."""
+        found = attributes.of_load(load, end, facts) | {names.THREAD_NAME: load.thread_name}
+        seconds = (end - load.start) / 1e9
+        found |= safely(load.surroundings.attributes, end, seconds, attributes.load_size(load.totals) or 0, at_end) or {}
+        found |= safely(late.findings, found, load.handle.start, load.epoch(end)) or {}
+        self._end_span(load.handle, load.epoch(end), found, failed)
+        if load.parent is None:  # it has all that was in it
+            told = found | ({} if failed is None else {names.ERROR_TYPE: failed.type})
+            self.metrics.ended(told, load.measured, seconds, load.handle.context())
 
     def _end_span(self, handle: telemetry.SpanHandle, end: int, found: dict[str, Any], error: Failure | None) -> None:
         # An exception passes through every open frame; it is written down once, where it arose.
@@ -228,18 +250,13 @@ class Loads(Times):
         """
         if load.held is not None and self.worth(load) and not self._waits(load):
             self._release(load)
+        shown = partial(self._show_stage_of, load, handle, end, found, error)
         if load.held is not None:
-            load.held.append((load, handle, end, found, error))
+            load.held.append(shown)
         elif not load.muted:
-            self._ready.append((load, handle, end, found, error))
+            self.waiting.add(shown)
 
-    def deliver(self) -> None:
-        """Make the spans of the stages that have ended, in their order."""
-        with self._delivering:
-            while self._ready:
-                safely(self._deliver, *self._ready.popleft())  # one that fails must not cost those after it, or the load's own span
-
-    def _deliver(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: _Found, error: Failure | None) -> None:
+    def _show_stage_of(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: _Found, error: Failure | None) -> None:
         described = found if isinstance(found, dict) else found()
         if load.name:
             described.setdefault(names.MODEL_NAME, load.name)
@@ -394,7 +411,8 @@ class Loads(Times):
             self.moved(load, tally.name, tally.size, tally.parent, lazy=tally.deferred)
         parent = load.handle if tally.parent is None else tally.parent.handle
         parent = parent or load.handle
-        found = attributes.of_tally(tally, full_paths=self.settings.full_paths)
         start, end = parent.place(load.epoch(tally.first), load.epoch(tally.last), tally.own_time())
-        self.show(load, parent.child(tally.name, start), end, found, tally.error)
-        tally.reset()
+        told = tally.segment()
+        found = partial(attributes.of_tally, told, full_paths=self.settings.full_paths)
+        # A device's link is looked at for as long as bytes go there, and no longer.
+        self.show(load, parent.child(tally.name, start), end, found() if told.destinations else found, told.error)

@@ -224,7 +224,7 @@ class Metrics:
         put(metric_names.LINK_BANDWIDTH, found.get(names.LINK_BANDWIDTH))
         degraded = found.get(names.LINK_DEGRADED)
         put(metric_names.LINK_DEGRADED, None if degraded is None else int(degraded))
-        for name in (*names.STAGES, names.OTHER):
+        for name in names.PARTS:
             exclusive, stage = found.get(names.partition(name)), measured.stages.get(name, {})
             labels = {label: stage.get(label) for label in (*_LABELS, names.ERROR_TYPE)} | {names.STAGE: name}
             put(metric_names.STAGE_DURATION, exclusive, **labels)

@@ -1,9 +1,11 @@
 """
-Who had each instant of a load: exclusive time per stage, and `other`.
+Who had each instant of a load: exclusive time per stage, the recorder's own, and `other`.
 
-An instant belongs to the innermost open stages, in equal shares where several run at once; to `other` where none is open.
+An instant belongs to the innermost open stages, in equal shares where several run at once; to `other` where none is open. What the recorder
+itself needs to open and to close a stage is neither a stage's nor `other`: it is told by itself.
 Pure and streaming: it is told what is entered and left and when, keeps no intervals, and so costs the same for ten calls and a million.
-The exclusive times and `other` add up to the observed time exactly (integers; of a shared instant the last sharer gets the remainder).
+The exclusive times, the recorder's and `other` add up to the observed time exactly (integers; the last sharer of an instant gets the
+remainder).
 """
 
 from __future__ import annotations
@@ -31,16 +33,20 @@ class Partition:
     Times are nanoseconds of one clock that never goes back. Not thread-safe: the load's lock is held around it.
     """
 
-    __slots__ = ("_leaves", "_nodes", "_totals", "last", "other", "shares")
+    __slots__ = ("_leaves", "_nodes", "_recording", "_totals", "last", "other", "own", "shares")
 
     def __init__(self, start: int) -> None:
         self.last = start
         self.other = 0
+        self.own = 0
+        """Nanoseconds in which the recorder worked, and nothing else that it knows of."""
         self.shares = 0
         """Calls that share the present instant; 0 means nothing is open."""
         self._leaves: list[Node] = []
         self._nodes: list[Node] = []
         self._totals: dict[str, int] = {}
+        self._recording: tuple[int, int, Node | None] | None = None
+        """When the recorder worked last, and in what, if that was not counted yet."""
 
     def node(self, name: str, parent: Node | None) -> Node:
         """A node for stage *name*, inside *parent* or, if that is None, in the load itself."""
@@ -48,8 +54,25 @@ class Partition:
         self._nodes.append(node)
         return node
 
+    def recorded(self, since: int, until: int, inside: Node | None) -> None:
+        """The recorder worked from *since* to *until*, in the stage *inside* or in none. Counted with what comes next, if anything does."""
+        self.advance(since)
+        self._recording = since, until, inside
+
     def advance(self, now: int) -> None:
         """Give the time since the last event to whoever had it."""
+        if self._recording is not None:
+            since, until, inside = self._recording
+            self._recording = None
+            begun, ended = max(since, self.last), min(until, now)
+            # While others work in the load, the time is theirs: the recorder kept one thread from its work, not the load.
+            if begun < ended and (not self.shares or (self.shares == 1 and self._leaves == [inside])):
+                self._pass(begun)
+                self.own += ended - begun
+                self.last = ended
+        self._pass(now)
+
+    def _pass(self, now: int) -> None:
         passed = now - self.last
         if passed <= 0:
             return
@@ -117,6 +140,8 @@ class Partition:
 
     def finish(self, now: int) -> None:
         """The load ends at *now*; what is still open gets the time it had so far."""
+        if self._recording is not None and self._recording[0] >= now:
+            self._recording = None  # it was after the end
         self.advance(now)
         for node in list(self._nodes):
             self.settle(node, node.name)

@@ -22,6 +22,7 @@ from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.patching import library
 from loadspan.instrument.quick import DEEP, RECOGNIZED, REST, FineCall, Local, Quick
 from loadspan.instrument.tally import Tally
+from loadspan.instrument.waiting import Waiting
 
 if TYPE_CHECKING:
     from loadspan.instrument.patching import Args, Kwargs, Target
@@ -283,6 +284,5 @@ class Recorder(Quick):
         self.repetitions = implicit.Repetitions()
         self.local = Local()
         self.recorded, self.closed = False, 0
-        self._ready.clear()
+        self.waiting = Waiting()
         self.metrics.abandon(parents)
-        self._delivering = threading.RLock()

@@ -31,7 +31,7 @@ TICK = 0.1
 _SHARE = 0.008  # of a core, that readings may take
 _RARELY = 0.25  # seconds between two readings at most
 
-_KEPT = 0.02  # seconds between two writings; each takes up to a millisecond
+_KEPT = 0.02  # seconds at least between two writings; more where one takes so long that this would be too much
 _BREATH = 0.005  # seconds after a stage in which the loading thread comes to its next call into C, and needs the interpreter lock no more
 _LONG = 8  # ticks after which a load will be one that is worth advice
 _OFTEN = 5  # ticks between two tellings of how far loads have come: nobody exports more often
@@ -108,8 +108,10 @@ class Sampler:
         self._recorder = recorder
         self._lock = threading.Lock()
         self._running = False
-        self._kept = 0.0
+        self._due = 0.0
+        """When what has ended may be written again, between two ticks."""
         self._ticks = 0
+        self._moving = False
         self._charged = 0
         """CPU nanoseconds of this thread that loads were told of."""
         self._stop = threading.Event()
@@ -119,7 +121,7 @@ class Sampler:
 
     def wake(self) -> None:
         """A load was opened: start the thread if it does not run."""
-        self._kept = time.perf_counter()  # a load that is over in a moment has nothing that must be kept before its end
+        self._due = time.perf_counter() + _KEPT  # a load that is over in a moment has nothing that must be kept before its end
         if self._running:
             return
         with self._lock:
@@ -134,25 +136,26 @@ class Sampler:
         self._stop.set()
         self._nudged.set()
         with self._writing:
-            self._recorder.deliver()
+            self._recorder.waiting.deliver()
             self._recorder.metrics.deliver()
             telemetry.write()
             state.write(self._recorder, ended=True)
 
     def keep(self) -> None:
         """A stage has ended: have it written now, unless something was a moment ago. A process may be killed before the next tick."""
-        if time.perf_counter() - self._kept > _KEPT:
+        if time.perf_counter() > self._due:
             self._nudged.set()  # by the thread: it takes a millisecond, which is not the load's
 
     def _write(self, *, state_too: bool = True) -> None:
-        self._kept = time.perf_counter()
+        begun = time.thread_time()
         with self._writing:
             if not self._stop.is_set():
-                self._recorder.deliver()
+                self._recorder.waiting.deliver()
                 self._recorder.metrics.deliver()
                 telemetry.write()
                 if state_too:
                     state.write(self._recorder, ended=False)
+        self._due = time.perf_counter() + max(_KEPT, (time.thread_time() - begun) / _SHARE)
 
     def abandon(self) -> None:
         """Forget the thread: it did not survive the fork."""
@@ -169,7 +172,8 @@ class Sampler:
             begun = time.thread_time()
             with guard:
                 self._tick()
-            pause = min(max(TICK, (time.thread_time() - begun) / _SHARE), _RARELY)
+            # While bytes go to a device no reading of its link is left out: three have to agree, and most moves are over in a second.
+            pause = TICK if self._moving else min(max(TICK, (time.thread_time() - begun) / _SHARE), _RARELY)
             idle = 0 if self._recorder.loads or self._recorder.repetitions else idle + 1
             with self._lock:
                 if stop.is_set() or (idle > _LINGER and not self._recorder.loads):
@@ -188,6 +192,7 @@ class Sampler:
 
     def _tick(self) -> None:
         loads = list(self._recorder.loads)
+        self._moving = False
         if loads:
             frames = sys._current_frames()  # noqa: SLF001 - the only way to see what another thread runs
             for load in loads:
@@ -228,7 +233,9 @@ class Sampler:
         if not (busy or load.explicit) or counted.at < load.start:
             return
         stages = [stage for stage in list(self._recorder.stages) if stage.load is load]
-        for there in _moving(load, stages):
+        moving = _moving(load, stages)
+        self._moving = self._moving or bool(moving)
+        for there in moving:
             late.look(there)
         at_work = {stage.thread for stage in stages} | ({load.thread} if busy else set())
         at_work |= {thread for tally in list(load.tallies.values()) if tally.active for thread in list(tally.threads)}

@@ -39,6 +39,7 @@ class Stages(Loads):
 
         *describe* fills in what is known beforehand; it is asked before the stage is placed, since an implicit load is found by it.
         """
+        begun = time.perf_counter_ns()
         frame = self.frame()
         if frame.load.muted if frame is not None else not self.recording():
             return None
@@ -57,7 +58,7 @@ class Stages(Loads):
         elif name in frame.stages:
             stage.parent = frame  # counted when it ends; the outermost has the time
         else:
-            self._enter(stage, frame)
+            self._enter(stage, frame, begun)
         return stage
 
     def _place(self, stage: OpenStage) -> OpenLoad | None:
@@ -77,7 +78,7 @@ class Stages(Loads):
             load.paths.update(stage.paths)  # now: other threads may begin with other shards before this one is read
             return load
 
-    def _enter(self, stage: OpenStage, frame: OpenLoad | OpenStage) -> None:
+    def _enter(self, stage: OpenStage, frame: OpenLoad | OpenStage, begun: int) -> None:
         load = stage.load = frame.load
         stage.parent = frame
         stage.stages = frame.stages | {stage.name}
@@ -108,7 +109,7 @@ class Stages(Loads):
                 load.restart(stage.start)
             stage.handle.restart(load.epoch(stage.start))
             stage.nodes = self.nodes(stage.name, frame)
-            self.enter(load, stage.nodes, stage.start)
+            self.enter(load, stage.nodes, stage.start, begun)
 
     def _others(self, stage: OpenStage) -> None:
         """Note stages of other work that run at the same time: then the process's counters are nobody's alone."""
@@ -122,12 +123,15 @@ class Stages(Loads):
         """Close a coarse stage that ended at *end*, by default now; its description is complete."""
         if stage.arriving is not None:
             stage.size, stage.arriving = stage.size_known, None
+        end = time.perf_counter_ns() if end is None else end
         try:
-            self._close(stage, error, time.perf_counter_ns() if end is None else end)
+            self._close(stage, error, end)
         finally:
             stage.let_go()
             stage.asked = []
         self.on_close()
+        if stage.handle is not None and stage.parent is not None:
+            self.spent(stage.parent, end)
 
     def _close(self, stage: OpenStage, error: BaseException | None, end: int) -> None:
         if stage.folded:

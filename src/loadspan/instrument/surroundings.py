@@ -94,8 +94,8 @@ def _since(now: int | None, before: int | None) -> int | None:
 class Surroundings:
     """Of one load."""
 
-    def __init__(self, before: counters.Counters) -> None:
-        self.before = before
+    def __init__(self, *, outermost: bool) -> None:
+        self.before: counters.Counters
         """The process's counters when the load began."""
         self.curve = Curve()
         self.curve.add(Point(0.0, 0, 0, 0))
@@ -108,8 +108,9 @@ class Surroundings:
         self._where: dict[bytes, int] = {}
         self._asked = 0
         self._cpus = numa.affinity()
-        self._memory = memory.read()
+        self._memory = memory.read() if outermost else None  # of a load inside it the outer one tells: reading it takes half a millisecond
         self._memory_last: memory.Memory | None = None
+        self._at_once = False  # whether it was closed when it ended
         self._storage_read: int | None = None
         self._size = 0
         self.stood = 0
@@ -175,8 +176,15 @@ class Surroundings:
     def stand(self, end: int) -> None:
         """Read what is compared with the beginning: the load ended at *end*, or may have, and what comes after is not its own."""
         self.stood = time.perf_counter_ns()
-        self._memory_last = memory.read()
+        if self._memory is not None:
+            self._memory_last = memory.read()
         self.look_at_disks(end)
+
+    def close(self, end: int) -> None:
+        """The load ended at *end*: read what has to be read at once, unless it was a while ago and others have had the machine since."""
+        self._at_once = time.perf_counter_ns() - end < _FRESH
+        if self._at_once and self.stood < end:
+            self.stand(end)
 
     def ask(self, threads: Iterable[int]) -> None:
         """Ask the kernel where *threads* (of the kernel's numbering) sleep."""
@@ -202,25 +210,39 @@ class Surroundings:
             size: Bytes that entered it.
             counted: The process's counters at its end, where they were read.
         """
-        # A while after its end other work may have used the disks, and taken the pages.
-        fresh = time.perf_counter_ns() - end < _FRESH
-        if self.stood < end and fresh:
-            self.stand(end)
         if counted is not None:
             self._point(counted, seconds, size)
         # Nor is what the machine did for longer than the load took, after it.
         latest = end + round(seconds * 1e9)
-        after = self._memory_last if self.stood <= latest else None
-        if after is None:  # nobody has looked in time: no differences, but the limit is the same
-            after = memory.Memory(self._memory.at, limit=self._memory.limit)
-        facts = memory.difference(self._memory, after)
-        look_again = facts.hits or (fresh and (seconds > _LONG or facts.refaulted))
+        facts, of_memory = self._of_memory(latest)
+        look_again = facts.hits or (self._at_once and (seconds > _LONG or facts.refaulted))
         found: dict[str, Any] = {
             **self.curve.attributes(),
             **self._of_disks(latest),
+            **of_memory,
             names.CACHE_RESIDENCY: self.residency(),
             names.CACHE_EVICTED: self._evicted(facts.refaulted or 0) if look_again else None,
             names.THREAD_NUMA_NODE: numa.node_of_affinity(self._cpus, _nodes()),
+        }
+        if self._where:
+            most = sorted(self._where.items(), key=lambda item: -item[1])[:_SHOWN]
+            found[names.BLOCKED_WHERE] = tuple(
+                f"{place.decode('ascii', 'replace')} {100 * count / self._asked:.0f} %" for place, count in most
+            )
+        if self.cost:
+            found[names.SAMPLER_TIME] = self.cost / 1e9
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _of_memory(self, latest: int) -> tuple[memory.MemoryFacts, dict[str, Any]]:
+        """What happened to the memory until *latest*, and that as attributes."""
+        before = self._memory
+        if before is None:
+            return memory.MemoryFacts(), {}
+        after = self._memory_last if self.stood <= latest else None
+        if after is None:  # nobody has looked in time: no differences, but the limit is the same
+            after = memory.Memory(before.at, limit=before.limit)
+        facts = memory.difference(before, after)
+        return facts, {
             names.MEMORY_LIMIT: facts.limit,
             names.MEMORY_USAGE: after.usage if facts.limit is not None else None,
             names.MEMORY_LIMIT_HITS: facts.hits if facts.limit is not None else None,
@@ -233,14 +255,6 @@ class Surroundings:
             names.SWAP_SCOPE: facts.swap_scope if facts.swapped_in is not None else None,
             names.SWAP_USAGE: after.swapped,
         }
-        if self._where:
-            most = sorted(self._where.items(), key=lambda item: -item[1])[:_SHOWN]
-            found[names.BLOCKED_WHERE] = tuple(
-                f"{place.decode('ascii', 'replace')} {100 * count / self._asked:.0f} %" for place, count in most
-            )
-        if self.cost:
-            found[names.SAMPLER_TIME] = self.cost / 1e9
-        return {name: value for name, value in found.items() if value is not None}
 
     def _evicted(self, refaulted: int) -> float | None:
         """Share of the biggest files that the kernel reclaimed from the page cache meanwhile; None where it does not say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import threading
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,13 @@ class Tally:
         """Seconds in which the calling threads slept; None until one call was looked at."""
         self.on_cpu = self.waiting = 0.0
         """Of the same calls, the seconds on a CPU and those waiting for one."""
+
+    def segment(self) -> Tally:
+        """What it has counted so far, to be told of later: the tally itself begins anew."""
+        told = copy.copy(self)
+        told.paths, told.threads = dict(self.paths), dict(self.threads)
+        self.reset()
+        return told
 
     def add(self, begun: int, now: int, size: int | None) -> None:
         """Count a coarse call from *begun* to *now*; fine calls are counted by the recorder itself."""

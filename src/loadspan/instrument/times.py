@@ -8,6 +8,7 @@ Locks are taken in one order: a load's, its outer loads', the recorder's.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,14 +33,16 @@ class Times:
             outer = outer.load.parent
         return found
 
-    def enter(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
-        """Time belongs to *nodes* from *now* on. The load's lock is held."""
+    def enter(self, load: OpenLoad, nodes: list[Node], now: int, since: int = 0) -> None:
+        """Time belongs to *nodes* from *now* on; to enter them took the recorder from *since* to now. The load's lock is held."""
         for outer, node in self.levels(load, nodes):
             with outer.lock:
                 if outer.solo and (outer.inside is not None or outer.solo != threading.get_ident()):
                     self.contend(outer)
                 if outer.gap:
-                    self.settle_gap(outer, now)
+                    self.settle_gap(outer, since or now)
+                if since:
+                    outer.partition.recorded(since, now, node.parent)
                 outer.partition.enter(node, now)
 
     def leave(self, load: OpenLoad, nodes: list[Node], now: int) -> None:
@@ -48,6 +51,17 @@ class Times:
             with outer.lock:
                 outer.partition.leave(node, now)
                 outer.last_end = max(outer.last_end, now)
+
+    def spent(self, frame: OpenLoad | OpenStage, since: int) -> None:
+        """The recorder has worked from *since* to now, in *frame*. No lock is held."""
+        now = time.perf_counter_ns()
+        outer: OpenLoad | OpenStage | None = frame
+        for above in frame.above:
+            if outer is None:
+                return
+            with outer.load.lock:
+                outer.load.partition.recorded(since, now, above)
+            outer = outer.load.parent
 
     def settle(self, load: OpenLoad, nodes: list[Node], name: str | None) -> None:
         """The stage of *nodes* is over and was *name*, or none. The load's lock is held."""

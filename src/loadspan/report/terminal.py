@@ -38,6 +38,7 @@ _COLORS = {
     names.TO_DEVICE: "92",
     names.COMPILE: "96",
     names.CACHE: "37",
+    names.OWN: "90",
     names.OTHER: "90",
 }
 

@@ -25,6 +25,7 @@ MAX_ROWS = 40
 """Stages drawn for one load: a page of a terminal. The longest stay, the others are counted."""
 
 _FRAMES = 3
+_WORTH_A_ROW = 0.01  # share of the load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ def waterfall(load: Load, *, running: bool = False, show_pid: bool = False) -> W
     rows = [_row(span, depth, load.start, end) for span, depth in spans if id(span) in kept]
     rows.extend(_folded([span for span, _ in spans if id(span) not in kept]))
     rows.extend(_untold(load))
+    rows.extend(_own(load))
     rows.extend(_other(load, end))
     rows.extend(curve.rows(load, end))
     return Waterfall(
@@ -189,6 +191,13 @@ def _untold(load: Load) -> Iterator[Row]:
         for stage, seconds in load.partition.items():
             if stage != names.OTHER:
                 yield Row(label=stage, duration=seconds, exclusive=seconds, size=load.size)
+
+
+def _own(load: Load) -> Iterator[Row]:
+    """What loadspan itself needed, where that is worth a row. When it did is not kept: a little around each stage."""
+    seconds = load.partition.get(names.OWN, 0.0)
+    if load.duration and seconds >= _WORTH_A_ROW * load.duration:
+        yield Row(label=names.OWN, duration=seconds, exclusive=seconds, facts=("its own work around stages",))
 
 
 def _other(load: Load, end: int) -> Iterator[Row]:
