@@ -90,7 +90,7 @@ def judge(
         f"no stage {', '.join(sorted(set(case.stages) - seen))}": not seen >= set(case.stages),
         f"unknown stages {', '.join(sorted({*case.stages, *truth} - set(names.STAGES)))}": bool({*case.stages, *truth} - set(names.STAGES)),
         f"bytes: {_amiss(recorded, truth)}": bool(_amiss(recorded, truth)),
-        f"coverage {100 * (coverage or 0):.2f} %": coverage is not None and coverage < COVERED,
+        f"coverage {100 * (coverage or 0):.2f} %": coverage is not None and coverage < COVERED and not raised,
         f"{most} spans, more than {case.spans}": most > case.spans,
         f"raises {raised or 'nothing'}, not {case.raises or 'anything'}": raised != case.raises,
         f"not identical: {different}": bool(different),

@@ -24,7 +24,7 @@ Each case is loaded twice on the same files, bare and under `loadspan run`, in p
 
 - *loader* is the `loadspan.loader` of the load; *stages* are those that were seen.
 - *bytes* is what the files and tensors hold, *off* the stage that is furthest from that. Both are empty where a case declares no bytes.
-- *coverage* is the share of the load that stages explain, *spans* the most in one load.
+- *coverage* is 1 - `other` / the load's duration, 99 % at least where nothing is raised; *spans* is the most in one load.
 - *identical*: what was returned or raised, warned of and printed is the same with loadspan, bit for bit.
 """
 _COLUMNS = ("library", "way of loading", "loader", "stages", "bytes", "off", "coverage", "spans", "identical", "verdict")

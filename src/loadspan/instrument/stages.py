@@ -236,7 +236,10 @@ class Stages(Loads):
         load.failed = error
         load.paths.update(stage.paths)
         if not load.explicit and stage.library is not None:
-            load.attributes.setdefault(names.LOADER, stage.library)  # it began with Python's own reads
+            # It may have begun with reads of Python itself, or of the files' library: the one that knows adapters is the loader.
+            if stage.name == names.MERGE_LORA:
+                load.attributes[names.LOADER] = stage.library
+            load.attributes.setdefault(names.LOADER, stage.library)
         if not load.explicit:  # nothing is ever looked for in an explicit one
             load.learn((*sample(stage.things), *sample(stage.outputs)))
         if stage.module is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FILE = "base.enc"
 _KEY, _NONCE = b"k" * 32, bytes(16)
-_TENSORS, _SHAPE = 12, (2048, 1024)
+_TENSORS, _SHAPE = 48, (2048, 1024)
 _ONE = 2048 * 1024 * 4
 _SIZE = _TENSORS * _ONE
 _CHUNK = 16 << 20
@@ -55,8 +55,9 @@ def _plaintext(name: str, path: Path, decryptor: Any) -> shared_memory.SharedMem
         segment = shared_memory.SharedMemory(name, create=True, size=path.stat().st_size)
     at = 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            at += decryptor.update_into(chunk, segment.buf[at : at + len(chunk)])
+        chunk = memoryview(bytearray(_CHUNK))
+        while size := file.readinto(chunk):
+            at += decryptor.update_into(chunk[:size], segment.buf[at : at + size])
     return segment
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_LAYERS, _WIDTH = 24, 1024
+_LAYERS, _WIDTH = 64, 1024
 _SIZE = _LAYERS * 4 * (_WIDTH * _WIDTH + _WIDTH)
 
 
@@ -71,11 +71,11 @@ def _script(folder: Path) -> Any:
 
 
 def _compiled(folder: Path) -> Any:
-    """A first call compiles: without a code generator, which would need a compiler and take long."""
+    """A first call compiles: without inductor, which would need a C compiler."""
     import torch
 
     module = _module()
-    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     module.load_state_dict(torch.load(folder / "model.pt"))
     with torch.no_grad():
         return compiled(_input())

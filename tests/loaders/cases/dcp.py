@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 from case import Case, Truth
@@ -10,8 +11,8 @@ from case import Case, Truth
 if TYPE_CHECKING:
     from pathlib import Path
 
-_TENSORS, _SHAPE = 147, (256, 1024)
-_SIZE = _TENSORS * 256 * 1024 * 4
+_TENSORS, _SHAPE = 147, (2048, 1024)
+_SIZE = _TENSORS * 2048 * 1024 * 4
 _READ = ("read", "deserialize", "load_state_dict")
 
 
@@ -70,13 +71,13 @@ def _safetensors_by_threads(folder: Path) -> Any:
 
 
 def _to_torch_save(folder: Path) -> Any:
-    import torch
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
     out = folder.with_suffix(".pt")
     dcp_to_torch_save(folder, out)
     try:
-        return torch.load(out, map_location="meta").keys()
+        with zipfile.ZipFile(out) as archive:
+            return [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
     finally:
         out.unlink()
 
@@ -108,6 +109,5 @@ CASES = [
         load=_to_torch_save,
         loader="torch",
         stages=(*_READ, "initialize"),
-        loads=2,
     ),
 ]

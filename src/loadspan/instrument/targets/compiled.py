@@ -111,7 +111,8 @@ def _compiles(args: Args, kwargs: Kwargs) -> bool:
 
 def _describe_compile(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     variables = argument(args, kwargs, 2, "locals")
-    stage.module = variables.get("self") if isinstance(variables, dict) else None
+    if isinstance(variables, dict):  # `self` of a module's method; `fn` of the wrapper that Dynamo puts around modules of torch
+        stage.module = next((variables[name] for name in ("self", "fn") if hasattr(variables.get(name), "named_parameters")), None)
 
 
 ROWS = (

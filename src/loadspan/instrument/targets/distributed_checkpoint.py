@@ -153,6 +153,10 @@ def _plan(method: str) -> Target:
     )
 
 
+def _quiet(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.opens = False  # type: ignore[union-attr] # a stage; who saves a checkpoint plans, too
+
+
 def _root(attribute: str, why: str, *aliases: str) -> Target:
     return Target(
         module=f"{_PACKAGE}.state_dict_loader",
@@ -185,6 +189,13 @@ ROWS = (
     _metadata(f"{_PACKAGE}.hf_storage", "HuggingFaceStorageReader"),
     _data(f"{_PACKAGE}.filesystem", "FileSystemReader"),
     _data(f"{_PACKAGE}.hf_storage", "HuggingFaceStorageReader"),
+    Target(
+        module=f"{_PACKAGE}.utils",
+        attribute="_DistWrapper.reduce_scatter",
+        stage=names.INITIALIZE,
+        describe=_quiet,
+        why="all ranks agree on what each of them reads: the first ones wait here for the last",
+    ),
     _plan("set_up_planner"),
     _plan("create_local_plan"),
     _plan("create_global_plan"),
