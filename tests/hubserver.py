@@ -124,7 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             known: Any = [self._entry(path, folder) for path in files]
         else:
             siblings = [{"rfilename": str(path.relative_to(folder))} for path in files]
-            known = {"id": model, "modelId": model, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False, "downloads": 0}
+            known = {"id": model, "modelId": model, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+            known |= {"downloads": 0, "likes": 0}
         self._json(known)
 
     def _json(self, known: Any) -> None:

@@ -70,10 +70,11 @@ class Case:
 
     def lacking(self) -> list[str]:
         """What it needs and what is not installed here."""
-        return [need for need in self.needs if not _is_here(need)]
+        return [need for need in self.needs if not is_here(need)]
 
 
-def _is_here(need: str) -> bool:
+def is_here(need: str) -> bool:
+    """Whether a module is installed, or a distribution of a version: `peft>=0.15`."""
     if re.fullmatch(r"[\w.]+", need):
         return importlib.util.find_spec(need.partition(".")[0]) is not None
     wanted = Requirement(need)

@@ -33,6 +33,7 @@ QUIET["PYTHONHASHSEED"] = "0"  # what is told of a set is told in its order
 _OURS = "loadspan: internal error"
 _BAR = re.compile(r"[^\r\n]*?\d+%\|[^|\r\n]*\|[^\[\r\n]*\[[^\]\r\n]*\]")
 """A progress bar, behind which a message may follow in the same line."""
+_PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")  # of a server that a case starts
 _TIMED = re.compile(r"\d+%\||it/s|s/it|\?it\b|B/s|\d+it \[")
 """What else says how long something took."""
 
@@ -105,7 +106,7 @@ def _load(module: str, case: Case, files: Path, work: Path, inside: Iterable[str
     out.unlink(missing_ok=True)
     said = _child(case, ("load", module, case.library, case.name, str(files), str(out)), inside)
     seen: dict[str, Any] = json.loads(out.read_text())
-    return Half(seen["seconds"], seen["raised"], [*seen["seen"], *said])
+    return Half(seen["seconds"], seen["raised"], [_PORT.sub("~", line) for line in (*seen["seen"], *said)])
 
 
 def _child(case: Case, words: Sequence[str], inside: Iterable[str] = ()) -> list[str]:

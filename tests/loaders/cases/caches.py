@@ -47,7 +47,7 @@ def _module() -> Any:
     return module
 
 
-def _plaintext(name: str, path: Path, decryptor: Any) -> shared_memory.SharedMemory:
+def _plaintext(name: str, path: Path, decryptor: Any, chunk: memoryview) -> shared_memory.SharedMemory:
     """The decrypted file: as another process has left it, else decrypted into shared memory for those that come later."""
     try:
         return shared_memory.SharedMemory(name)
@@ -55,7 +55,6 @@ def _plaintext(name: str, path: Path, decryptor: Any) -> shared_memory.SharedMem
         segment = shared_memory.SharedMemory(name, create=True, size=path.stat().st_size)
     at = 0
     with path.open("rb") as file:
-        chunk = memoryview(bytearray(_CHUNK))
         while size := file.readinto(chunk):
             at += decryptor.update_into(chunk[:size], segment.buf[at : at + size])
     return segment
@@ -65,9 +64,9 @@ def _request(name: str, path: Path) -> str:
     """Bring the base model; returns a checksum of it."""
     import torch
 
-    module, decryptor = _module(), _cipher().decryptor()
+    module, decryptor, chunk = _module(), _cipher().decryptor(), memoryview(bytearray(_CHUNK))
     with loadspan.load("base", loader="server"):
-        segment = _plaintext(name, path, decryptor)
+        segment = _plaintext(name, path, decryptor, chunk)
         state = {f"p{i}": torch.frombuffer(segment.buf, dtype=torch.float32, count=_ONE // 4, offset=i * _ONE) for i in range(_TENSORS)}
         module.load_state_dict({key: tensor.view(_SHAPE) for key, tensor in state.items()})
         module.half()

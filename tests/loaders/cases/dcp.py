@@ -83,7 +83,7 @@ def _to_torch_save(folder: Path) -> Any:
 
 
 CASES = [
-    Case(name="dcp.load", library="torch", write=_write, load=_load, loader="torch", stages=_READ),
+    Case(name="dcp.load", library="torch", write=_write, load=_load, loader="torch", stages=_READ, needs=("torch>=2.2",)),
     Case(
         name="dcp.load, safetensors",
         library="torch",
@@ -91,7 +91,7 @@ CASES = [
         load=_safetensors,
         loader="torch",
         stages=_READ,
-        needs=("safetensors",),
+        needs=("safetensors", "torch>=2.9"),
     ),
     Case(
         name="dcp.load, safetensors by two threads",
@@ -100,7 +100,7 @@ CASES = [
         load=_safetensors_by_threads,
         loader="torch",
         stages=_READ,
-        needs=("safetensors",),
+        needs=("safetensors", "torch>=2.9"),
     ),
     Case(
         name="dcp_to_torch_save",
@@ -109,5 +109,6 @@ CASES = [
         load=_to_torch_save,
         loader="torch",
         stages=(*_READ, "initialize"),
+        needs=("torch>=2.2",),
     ),
 ]

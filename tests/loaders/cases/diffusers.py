@@ -1,7 +1,7 @@
 """
 diffusers: a small Stable Diffusion and a small Flux transformer, whole, in shards, from one file; and LoRAs put into them.
 
-Of many small layers: how long a warm load takes is a matter of layers, not of bytes, which are mapped and not read.
+Of many layers: how long a warm load takes is a matter of layers more than of bytes, which are mapped and not read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from case import Case, Truth
+from case import Case, Truth, is_here
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _BARE = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 _LORA, _OTHER_LORA = "style.safetensors", "subject.safetensors"
 _HOT = "unet-"  # before the names of those that may be swapped while the model is in use: of the denoiser alone
-_DEEP, _WIDTH = 48, 64
+_DEEP, _WIDTH = 30, 128
 
 
 def _bytes(model: Any) -> int:
@@ -107,7 +107,9 @@ def _write_pipeline(folder: Path) -> Truth:
     (folder / "words").mkdir()
     _pipeline(folder / "words").save_pretrained(folder / "pipeline")
     size = _in_files(folder)
-    return {"deserialize": size, "load_state_dict": size}
+    # Older versions of transformers map the text encoder for the names in it first.
+    again = 0 if is_here("transformers>=4.50") else _in_files(folder / "pipeline" / "text_encoder")
+    return {"deserialize": size + again, "load_state_dict": size}
 
 
 def _load_pipeline(folder: Path) -> Any:
@@ -363,7 +365,7 @@ CASES = [
     _case("model in shards", _write_flux, _load_flux),
     _case("model in shards, in parallel", _write_flux, _load_flux, environment={"HF_ENABLE_PARALLEL_LOADING": "YES"}),
     _case("model in shards, cast, without mmap", _write_flux, _load_flux_half, needs=("diffusers>=0.35",)),
-    _case("model in shards, one cut off", _write_short_flux, _load_flux, raises="OSError"),
+    _case("model in shards, one cut off", _write_short_flux, _load_flux, raises="OSError", needs=("diffusers>=0.35",)),
     _case("model from a single file, of other names", _write_single, _load_single, (*_SEEN, "convert"), needs=("diffusers>=0.33",)),
     _lora_case("load_lora_weights", _load_lora, lambda truth: {"merge_lora": truth[_LORA], "deserialize": truth[_LORA]}),
     _lora_case("load_lora_weights of a state dict", _load_lora_dict, lambda truth: {"merge_lora": truth[_LORA]}),

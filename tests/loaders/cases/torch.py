@@ -68,7 +68,7 @@ def _load(**options: Any) -> Callable[[Path], Any]:
     def load(folder: Path) -> Any:
         import torch
 
-        return _fill(lambda: torch.load(folder / "model.pt", **options))
+        return _fill(lambda: torch.load(str(folder / "model.pt"), **options))
 
     return load
 
@@ -208,5 +208,5 @@ CASES = [
     _case("torch.hub, from a server", _from_server, ("cache", "download", "deserialize"), write=_write_with_size, sizes=_with("download")),
     _case("torch.hub, cached", _from_cache, ("cache", "deserialize"), write=_write_with_size, sizes=_with("cache")),
     _case("torch.hub, a local repository", _repository, ("initialize", "cache", *_BOTH), write=_write_repository),
-    _case("set_model_state_dict, FSDP", _sharded),
+    _case("set_model_state_dict, FSDP", _sharded, needs=("torch>=2.6",)),
 ]

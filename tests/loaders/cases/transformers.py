@@ -5,13 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from case import Case, Truth
+from case import Case, Truth, is_here
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _LAYERS = 9
-_ONCE_CAST = ("deserialize", "initialize", "load_state_dict", "convert")
+_CASTS_APART = is_here("transformers>=4.50")
+"""Older versions cast a tensor in the line that puts it into the model, where nothing tells the one from the other."""
+
+_ONCE_CAST = ("deserialize", "initialize", "load_state_dict", *(("convert",) if _CASTS_APART else ()))
 
 
 # Files
@@ -202,7 +206,16 @@ def _adapter(folder: Path) -> Any:
     return model
 
 
-_case = partial(Case, library="transformers", loader="transformers", needs=("torch", "transformers"))
+def _case(*, sizes: Callable[[Truth], Truth] = dict, **more: Any) -> Case:
+    def seen(truth: Truth) -> Truth:
+        return {stage: size for stage, size in sizes(truth).items() if stage != "convert" or _CASTS_APART}
+
+    return Case(**{"library": "transformers", "loader": "transformers", "needs": ("torch", "transformers"), "sizes": seen} | more)
+
+
+def _mapped_twice(truth: Truth) -> Truth:
+    """Older versions map a single file for its names first, and forget what they have mapped, where memory is to be saved."""
+    return truth if _CASTS_APART else {**truth, "deserialize": 2 * truth["deserialize"]}
 
 
 def _deserialized(truth: Truth) -> Truth:
@@ -254,7 +267,12 @@ CASES = [
         needs=_NEW,
     ),
     _case(
-        name="from_pretrained, device_map auto", write=_write, load=partial(_auto, device_map="auto"), stages=_ONCE_CAST, needs=_OFFLOADS
+        name="from_pretrained, device_map auto",
+        write=_write,
+        load=partial(_auto, device_map="auto"),
+        stages=_ONCE_CAST,
+        sizes=_mapped_twice,
+        needs=_OFFLOADS,
     ),
     _case(
         name="from_pretrained, device_map with disk",
