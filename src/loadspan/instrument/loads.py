@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +13,17 @@ from loadspan.instrument import attributes, counted, implicit, late, telemetry
 from loadspan.instrument.failure import Failure
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.metrics import Metrics
-from loadspan.instrument.tally import Tally
-from loadspan.instrument.times import Times
+from loadspan.instrument.tallies import Found, Tallies
 from loadspan.instrument.waiting import Waiting
 from loadspan.settings import Settings
 
 if TYPE_CHECKING:
-    from loadspan.facts import counters
+    from collections.abc import Callable
 
-SPAN_LIMIT = 480
-"""Spans reserved by coarse calls and tallies of one load; what comes later is tallied under the root. At most 500 in all."""
+    from loadspan.facts import counters
 
 _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
 _CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
-
-_Found = dict[str, Any] | Callable[[], dict[str, Any]]
-"""Attributes, or what makes them."""
 
 
 def _at_once(load: OpenLoad, end: int) -> bool:
@@ -37,7 +31,7 @@ def _at_once(load: OpenLoad, end: int) -> bool:
     return load.parent is None or end - load.start > late.LONG
 
 
-class Loads(Times):
+class Loads(Tallies):
     """The open loads of this process."""
 
     def __init__(self) -> None:
@@ -242,7 +236,7 @@ class Loads(Times):
         if error is not None:
             error.recorded = True
 
-    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: _Found, error: Failure | None) -> None:
+    def show(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: Found, error: Failure | None) -> None:
         """
         Have a stage's span made, or keep it until its implicit load is worth showing. The load's lock is held.
 
@@ -256,7 +250,7 @@ class Loads(Times):
         elif not load.muted:
             self.waiting.add(shown)
 
-    def _show_stage_of(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: _Found, error: Failure | None) -> None:
+    def _show_stage_of(self, load: OpenLoad, handle: telemetry.SpanHandle, end: int, found: Found, error: Failure | None) -> None:
         described = found if isinstance(found, dict) else found()
         if load.name:
             described.setdefault(names.MODEL_NAME, load.name)
@@ -358,61 +352,3 @@ class Loads(Times):
         handle = load.handle.child(names.INITIALIZE, load.epoch(begun))
         handle.occupy(load.epoch(now))
         self.show(load, handle, load.epoch(now), {names.STAGE: names.INITIALIZE, names.THREAD_NAME: load.thread_name}, None)
-
-    def moved(self, load: OpenLoad, name: str, size: int, parent: OpenLoad | OpenStage | None, *, lazy: bool) -> None:
-        """Count bytes of stage *name*, called in *parent*, for the stages and loads around it."""
-        while name == names.DESERIALIZE and isinstance(parent, OpenStage):
-            parent.brought += size
-            parent = parent.parent
-        inner: OpenLoad | None = load
-        while inner is not None:
-            inner.totals[name] = inner.totals.get(name, 0) + size
-            inner.lazy[name] = inner.lazy.get(name, 0) + size * lazy
-            inner = inner.parent.load if inner.parent is not None else None
-
-    # Tallies
-
-    def tally(self, frame: OpenLoad | OpenStage, name: str, apart: str = "") -> Tally:
-        """The tally of *name* under *frame*, or the one *apart* from it, made if need be. The load's lock is held."""
-        load = frame.load
-        tally = frame.tallies.get(apart or name)
-        if tally is None:
-            if frame is not load and load.spans >= SPAN_LIMIT:
-                return self.tally(load, name, apart)
-            tally = frame.tallies[apart or name] = Tally(name, load, frame.stage, apart)
-            tally.nodes = self.nodes(name, frame)
-            load.spans += 1
-        return tally
-
-    def collect(self, frame: OpenLoad | OpenStage) -> None:
-        """Count what the tallies of *frame* were not yet told of. The load's lock is held."""
-        for tally in frame.tallies.values():
-            self.collect_one(tally)
-
-    def collect_one(self, tally: Tally) -> None:
-        """Count what *tally* was not yet told of. The load's lock is held."""
-        tally.collect()
-        if tally.quick:
-            quick, tally.quick = tally.quick, 0
-            self.claim(tally.load, tally.nodes, quick, tally.last)
-
-    def flush_tallies(self, load: OpenLoad, frame: OpenLoad | OpenStage) -> None:
-        """Show the tallies of a frame that closes, in the order in which they began. The load's lock is held."""
-        self.collect(frame)
-        for tally in sorted(frame.tallies.values(), key=lambda tally: tally.first):
-            self.emit(load, tally)
-
-    def emit(self, load: OpenLoad, tally: Tally) -> None:
-        """Show what a tally has counted since the last time. The load's lock is held."""
-        self.collect_one(tally)
-        if not tally.count:
-            return
-        if tally.size:
-            self.moved(load, tally.name, tally.size, tally.parent, lazy=tally.deferred)
-        parent = load.handle if tally.parent is None else tally.parent.handle
-        parent = parent or load.handle
-        start, end = parent.place(load.epoch(tally.first), load.epoch(tally.last), tally.own_time())
-        told = tally.segment()
-        found = partial(attributes.of_tally, told, full_paths=self.settings.full_paths)
-        # A device's link is looked at for as long as bytes go there, and no longer.
-        self.show(load, parent.child(tally.name, start), end, found() if told.destinations else found, told.error)

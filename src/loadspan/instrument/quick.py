@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from loadspan.facts.counters import BLOCK, usage
 from loadspan.instrument import implicit
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
-from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.stages import Stages
+from loadspan.instrument.tallies import SPAN_LIMIT
 
 if TYPE_CHECKING:
     import weakref

@@ -18,9 +18,9 @@ from loadspan.instrument import implicit
 from loadspan.instrument.bursts import Burst
 from loadspan.instrument.described import reference
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
-from loadspan.instrument.loads import SPAN_LIMIT
 from loadspan.instrument.patching import library
 from loadspan.instrument.quick import DEEP, RECOGNIZED, REST, FineCall, Local, Quick
+from loadspan.instrument.tallies import SPAN_LIMIT
 from loadspan.instrument.tally import Tally
 from loadspan.instrument.waiting import Waiting
 

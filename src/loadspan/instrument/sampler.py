@@ -41,7 +41,7 @@ _NEAR = 8  # frames that our own calls into libraries are deep
 _PACKAGE = str(Path(__file__).parents[1])
 _OWN = frozenset(
     str(Path(__file__).with_name(f"{name}.py"))
-    for name in ("times", "loads", "stages", "quick", "recorder", "telemetry", "live", "sampler")
+    for name in ("times", "tallies", "loads", "stages", "quick", "recorder", "telemetry", "live", "sampler")
 )
 
 

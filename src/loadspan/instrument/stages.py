@@ -13,7 +13,8 @@ from loadspan.instrument import attributes, caching, implicit
 from loadspan.instrument.described import sample
 from loadspan.instrument.destination import merge
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
-from loadspan.instrument.loads import SPAN_LIMIT, Loads
+from loadspan.instrument.loads import Loads
+from loadspan.instrument.tallies import SPAN_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

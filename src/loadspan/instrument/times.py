@@ -1,7 +1,7 @@
 """
 Whose time it is, in a load and in the loads around it.
 
-The lowest of the recorder's layers: `loads` on top of it, then `stages`, `quick`, and the `recorder` itself.
+The lowest of the recorder's layers: `tallies` on top of it, then `loads`, `stages`, `quick`, and the `recorder` itself.
 Locks are taken in one order: a load's, its outer loads', the recorder's.
 """
 
