@@ -81,7 +81,7 @@ class Loads(Tallies):
         if not load.muted:
             load.context_token = load.handle.attach()
         if frame is not None:
-            self.spent(frame, begun)
+            self.spent(frame.load, frame.above, begun)
         return load
 
     def _new_load(self, *, explicit: bool, parent: OpenLoad | OpenStage | None, start: int) -> OpenLoad:
@@ -116,7 +116,7 @@ class Loads(Tallies):
             outer.nested += end - load.start
         self._finish(load, end, self.failure(load, error))
         if load.parent is not None:
-            self.spent(load.parent, end)
+            self.spent(load.parent.load, load.parent.above, end)
 
     def failure(self, frame: OpenLoad | OpenStage, error: BaseException | None) -> Failure | None:
         """What is kept of the exception that leaves *frame*: one object for all the frames it passes through."""

@@ -56,6 +56,7 @@ class Recorder(Quick):
         tally = self.begin_quick(stage, row, chunk, path)
         if tally is not None:
             return tally
+        begun = time.perf_counter_ns()
         running = self.local.running
         if running and any(call.stage == stage for call in running):
             return None  # the outermost of nested calls counts
@@ -76,9 +77,9 @@ class Recorder(Quick):
         tally = frame.tallies.get(stage if row is None else row.apart or stage)
         if tally is None or not tally.knows(row, path):
             tally = self._describe(frame, stage, row, args, kwargs or {}, path)
-        return self._enter_fine(frame, tally, inside or (running[-1].tally if running else None), chunk)
+        return self._enter_fine(frame, tally, inside or (running[-1].tally if running else None), chunk, begun)
 
-    def _enter_fine(self, frame: OpenLoad | OpenStage, tally: Tally, around: Tally | None, chunk: int) -> FineCall:
+    def _enter_fine(self, frame: OpenLoad | OpenStage, tally: Tally, around: Tally | None, chunk: int, begun: int) -> FineCall:
         """Begin a call of *tally*, inside a fine call of the tally *around* or in none."""
         call, load = FineCall(tally.name, tally, None), frame.load
         nodes = tally.nodes
@@ -101,7 +102,7 @@ class Recorder(Quick):
             tally.first = tally.first or now
             tally.active += 1
             tally.concurrency = max(tally.concurrency, tally.active)
-            self.enter(load, nodes, now)
+            self.enter(load, nodes, now, begun)
         return call
 
     def _describe(self, frame: OpenLoad | OpenStage, stage: str, row: Target | None, args: Args, kwargs: Kwargs, path: str | None) -> Tally:
@@ -216,7 +217,9 @@ class Recorder(Quick):
                 tally.unseen += took
             if deferred:
                 tally.deferred = True
-            return self.counted(tally, took, now, size, error, result)
+            slow = self.counted(tally, took, now, size, error, result)
+        self.spent(load, [node.parent for node in call.nodes or tally.nodes], now)
+        return slow
 
     def _describe_in_stage(self, call: FineCall, row: Target, args: Args, kwargs: Kwargs) -> None:
         """Tell a coarse stage of a fine call of the same name inside it."""

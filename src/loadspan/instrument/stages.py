@@ -131,8 +131,7 @@ class Stages(Loads):
             stage.let_go()
             stage.asked = []
         self.on_close()
-        if stage.handle is not None and stage.parent is not None:
-            self.spent(stage.parent, end)
+        self.spent(stage.load, [node.parent for node in stage.nodes], end)
 
     def _close(self, stage: OpenStage, error: BaseException | None, end: int) -> None:
         if stage.folded:

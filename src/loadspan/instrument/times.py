@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
@@ -52,16 +52,16 @@ class Times:
                 outer.partition.leave(node, now)
                 outer.last_end = max(outer.last_end, now)
 
-    def spent(self, frame: OpenLoad | OpenStage, since: int) -> None:
-        """The recorder has worked from *since* to now, in *frame*. No lock is held."""
+    def spent(self, load: OpenLoad, inside: Iterable[Node | None], since: int) -> None:
+        """The recorder has worked from *since* to now, *inside* a node or none of *load* and of each load around it. No lock is held."""
         now = time.perf_counter_ns()
-        outer: OpenLoad | OpenStage | None = frame
-        for above in frame.above:
+        outer: OpenLoad | None = load
+        for node in inside:
             if outer is None:
                 return
-            with outer.load.lock:
-                outer.load.partition.recorded(since, now, above)
-            outer = outer.load.parent
+            with outer.lock:
+                outer.partition.recorded(since, now, node)
+            outer = outer.parent.load if outer.parent is not None else None
 
     def settle(self, load: OpenLoad, nodes: list[Node], name: str | None) -> None:
         """The stage of *nodes* is over and was *name*, or none. The load's lock is held."""
