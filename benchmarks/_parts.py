@@ -334,7 +334,6 @@ def _sampled(folder: Path, seconds: float, threads: int) -> float:
 
 def _looked_at(folder: Path, count: int) -> list[float]:
     """Seconds in which a load looks at a file that it has not met."""
-    from loadspan.facts import counters
     from loadspan.instrument.surroundings import Surroundings
 
     places, found = [folder / f"file-{number}" for number in range(count)], []
@@ -343,7 +342,7 @@ def _looked_at(folder: Path, count: int) -> list[float]:
             file.truncate(1 << 30)  # a hole: read into the page cache as any file
         with place.open("rb") as file:
             file.read(256 << 20)
-    surroundings = Surroundings(counters.of_process())
+    surroundings = Surroundings(outermost=True)
     for place in places:
         begun = time.perf_counter()
         surroundings.meet([str(place)])

@@ -35,6 +35,7 @@ def said(text: str) -> list[str]:
     """What a waterfall says, line by line, without what differs from run to run and from machine to machine."""
     lines = []
     text = re.sub(r"\n {2}! .*?(?=\n\n|\Z)", "", text, flags=re.DOTALL)  # findings, of a machine that was slow
+    text = re.sub(r"\n {2}loadspan .*\n.*its own work around stages", "", text)  # where it is worth a row
     for line in re.sub(r"\n {2}(through read\(\)|from storage|.*peak) .*", "", text).splitlines():
         if not line.strip():
             continue
