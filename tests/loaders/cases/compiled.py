@@ -90,7 +90,10 @@ def _package(folder: Path) -> Any:
 
 
 def _case(name: str, write: Callable[[Path], Truth], load: Callable[[Path], Any], stages: tuple[str, ...], **options: Any) -> Case:
-    return Case(**{"name": name, "library": "torch", "write": write, "load": load, "loader": "torch", "stages": stages} | options)
+    return Case(
+        **{"name": name, "library": "torch", "write": write, "load": load, "loader": "torch", "stages": stages, "needs": ("torch",)}
+        | options
+    )
 
 
 CASES = [

@@ -191,7 +191,10 @@ def _write_with_size(folder: Path) -> Truth:
 
 
 def _case(name: str, load: Callable[[Path], Any], stages: tuple[str, ...] = _BOTH, **options: Any) -> Case:
-    return Case(**{"name": name, "library": "torch", "write": _write, "load": load, "loader": "torch", "stages": stages} | options)
+    return Case(
+        **{"name": name, "library": "torch", "write": _write, "load": load, "loader": "torch", "stages": stages, "needs": ("torch",)}
+        | options
+    )
 
 
 CASES = [
