@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
     from loadspan.instrument.partition import Node
     from loadspan.instrument.tally import Tally
+
+_Place = TypeVar("_Place")  # a node, or None for a load itself
 
 
 class Times:
@@ -55,13 +57,9 @@ class Times:
     def spent(self, load: OpenLoad, inside: Iterable[Node | None], since: int) -> None:
         """The recorder has worked from *since* to now, *inside* a node or none of *load* and of each load around it. No lock is held."""
         now = time.perf_counter_ns()
-        outer: OpenLoad | None = load
-        for node in inside:
-            if outer is None:
-                return
+        for outer, node in self.levels(load, inside):
             with outer.lock:
                 outer.partition.recorded(since, now, node)
-            outer = outer.parent.load if outer.parent is not None else None
 
     def settle(self, load: OpenLoad, nodes: list[Node], name: str | None) -> None:
         """The stage of *nodes* is over and was *name*, or none. The load's lock is held."""
@@ -88,7 +86,7 @@ class Times:
                 outer.last_end = max(outer.last_end, now)
 
     @staticmethod
-    def levels(load: OpenLoad, nodes: list[Node]) -> Iterator[tuple[OpenLoad, Node]]:
+    def levels(load: OpenLoad, nodes: Iterable[_Place]) -> Iterator[tuple[OpenLoad, _Place]]:
         """A load and the loads around it, each with its node."""
         outer: OpenLoad | None = load
         for node in nodes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument.patching import Args, Kwargs, Target, argument
@@ -26,11 +26,9 @@ def _describe_component(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs)
     stage.attributes[names.MADE] = made_in.removeprefix("_resolve_")
 
 
-def initializes(module: str, attribute: str, why: str) -> Target:
-    """A constructor, or a class method that makes an object: a stage in a load, and nothing outside."""
-    return Target(
-        module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=roots.made, when=roots.part, why=why
-    )
+def initializes(module: str, attribute: str, why: str, describe: Any = roots.made) -> Target:
+    """What makes an object, by default a constructor or a class method: a stage in a load, and nothing outside."""
+    return Target(module=f"transformers.{module}", attribute=attribute, stage=names.INITIALIZE, describe=describe, when=roots.part, why=why)
 
 
 def _rows() -> list[Target]:
@@ -38,21 +36,10 @@ def _rows() -> list[Target]:
     processors = "reads the settings of a processor and makes it"
     configurations = "reads the configuration and makes an object of it"
     return [
-        Target(
-            module="transformers.utils.import_utils",
-            attribute="_LazyModule._get_module",
-            stage=names.INITIALIZE,
-            describe=_describe_imported,
-            when=roots.part,
-            why="the code of a model is imported when its class is first asked for",
+        initializes(
+            "utils.import_utils", "_LazyModule._get_module", "code of a model, imported when its class is asked for", _describe_imported
         ),
-        Target(
-            module="transformers.utils.import_utils",
-            attribute="_is_package_available",
-            stage=names.INITIALIZE,
-            when=roots.part,
-            why="looks through all places where a package could be installed, once for each",
-        ),
+        initializes("utils.import_utils", "_is_package_available", "looks for a package in all places, once for each", None),
         initializes("configuration_utils", "PreTrainedConfig.from_pretrained", configurations),
         initializes("configuration_utils", "PretrainedConfig.from_pretrained", configurations + "; its name before release 5"),
         initializes("models.auto.configuration_auto", "AutoConfig.from_pretrained", configurations),
@@ -65,32 +52,14 @@ def _rows() -> list[Target]:
         initializes("models.auto.feature_extraction_auto", "AutoFeatureExtractor.from_pretrained", processors),
         initializes("feature_extraction_utils", "FeatureExtractionMixin.from_pretrained", processors),
         initializes("models.auto.video_processing_auto", "AutoVideoProcessor.from_pretrained", processors),
-        Target(
-            module="transformers.pipelines",
-            attribute="_resolve_impl",
-            stage=names.INITIALIZE,
-            describe=_describe_class,
-            when=roots.part,
-            why="the code of a pipeline is imported when it is first asked for",
-        ),
-        Target(
-            module="transformers.pipelines",
-            attribute="_load_pipeline_component",
-            stage=names.INITIALIZE,
-            describe=_describe_component,
-            when=roots.part,
-            why="a tokenizer or processor of a pipeline, that may be missing: whether it is takes time, too",
+        initializes("pipelines", "_resolve_impl", "code of a pipeline, imported when it is asked for", _describe_class),
+        initializes(
+            "pipelines", "_load_pipeline_component", "a part of a pipeline: whether it is missing takes time, too", _describe_component
         ),
         initializes("pipelines.base", "Pipeline.__init__", "puts model and processors together; the model goes to its device in it"),
         initializes("generation.utils", "GenerationMixin.adjust_generation_fn", "settings of text generation, and code of the model's own"),
         initializes("generation.configuration_utils", "GenerationConfig.from_pretrained", configurations),
-        Target(
-            module="transformers.modeling_utils",
-            attribute="get_torch_context_manager_or_global_device",
-            stage=names.INITIALIZE,
-            when=roots.part,
-            why="makes a tensor, often the first of the process, to know where tensors are made",
-        ),
+        initializes("modeling_utils", "get_torch_context_manager_or_global_device", "makes a tensor, to know where they are made", None),
         initializes("quantizers.base", "HfQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
         initializes("modeling_utils", "PreTrainedModel._initialize_missing_keys", "values for weights that the checkpoint lacks"),
         initializes("modeling_utils", "PreTrainedModel._move_missing_keys_from_meta_to_device", "memory for weights it lacks"),
