@@ -114,7 +114,7 @@ def in_environment(name: str, words: Sequence[str]) -> tuple[str, list[table.Row
     python = environments.make(name)
     with tempfile.TemporaryDirectory(prefix="loadspan-environment-") as folder:
         out = Path(folder) / "rows.json"
-        done = subprocess.run([python, str(HERE / "conform.py"), "--json", str(out), *words], check=False)
+        done = subprocess.run([python, str(HERE / "conform.py"), "--json", str(out), *words], env=environments.here(), check=False)
         if not out.exists():
             raise environments.CannotBeMade(f"the cases ended with {done.returncode}")
         found: tuple[str, list[table.Row]] = tuple(json.loads(out.read_text()))

@@ -53,6 +53,7 @@ class _Seen:
         array = self._array(thing)
         if array is not None:
             self._say(place, array)
+            self._carried(place, thing, depth)
         elif _kind(thing) in _TELLING:
             self._say(place, repr(thing))
         elif isinstance(thing, BaseException):
@@ -98,6 +99,17 @@ class _Seen:
         if callable(getattr(config, "to_dict", None)):
             self.look(f"{place}.config", config.to_dict(), 0)
 
+    def _carried(self, place: str, thing: Any, depth: int) -> None:
+        """What a tensor of a class of its own is made of, or carries: values and scales of quantized ones."""
+        if hasattr(thing, "__tensor_flatten__"):
+            parts = {name: getattr(thing, name) for name in thing.__tensor_flatten__()[0]}
+        elif _kind(thing).startswith(("torch.", "numpy.")):
+            return
+        else:
+            parts = {name: value for name, value in vars(thing).items() if not hasattr(value, "named_modules")}
+        for name, value in parts.items():
+            self.look(f"{place}.{name}", value, depth + 1)
+
     def _array(self, thing: Any) -> str | None:
         torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
         if torch is not None and isinstance(thing, torch.Tensor):
@@ -110,7 +122,7 @@ class _Seen:
     def _tensor(self, tensor: Any, torch: Any, *, whole: bool = False) -> str:
         plain = tensor.to_local().detach() if hasattr(tensor, "to_local") else tensor.detach()
         about = f"{_kind(tensor)} {plain.dtype} {tuple(tensor.shape)} {plain.device} {plain.layout} {tensor.requires_grad}"
-        if plain.device.type == "meta":
+        if plain.device.type == "meta" or hasattr(plain, "__tensor_flatten__"):
             return about
         if plain.layout != torch.strided:
             return f"{about} {self._tensor(plain.to_dense(), torch)}"

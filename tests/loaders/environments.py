@@ -54,6 +54,12 @@ def is_made(name: str) -> bool:
     return name == CORE or (place(name) / "made").exists()
 
 
+def here() -> dict[str, str]:
+    """Variables with which an environment runs the loadspan of this checkout: another one may have made it."""
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def make(name: str) -> str:
     """
     The Python of the environment *name*, made if it is not there.

@@ -43,11 +43,27 @@ def model_name(source: Any) -> str | None:
     return snapshot[1].replace("--", "/") if snapshot is not None else os.path.basename(path)  # noqa: PTH119 - as above
 
 
-def reference(thing: Any) -> weakref.ref[Any] | None:
-    """A weak reference to *thing*, None where its type has none, and to no parameter: torch refuses to swap what is referred to weakly."""
+def lasting(thing: Any) -> Any:
+    """
+    What may be referred to weakly for *thing*: of a tensor its storage, because torch refuses to swap tensors that are referred to weakly.
+
+    That it refuses makes `.to()` of a quantized model raise, and lets peft swap adapters in another way. Before torch could swap tensors,
+    a storage was a new object each time. None for a tensor without a storage, for example a sparse one.
+    """
     torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(thing, torch.Tensor) or not hasattr(torch.utils, "swap_tensors"):
+        return thing
     try:
-        return None if torch is not None and isinstance(thing, torch.nn.Parameter) else weakref.ref(thing)
+        return thing.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def reference(thing: Any) -> weakref.ref[Any] | None:
+    """A weak reference by which *thing* is known as long as it lives, None where its type has none."""
+    there = lasting(thing)
+    try:
+        return None if there is None else weakref.ref(there)
     except TypeError:
         return None
 

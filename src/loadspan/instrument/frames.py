@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.facts import counters
 from loadspan.guard import safely
-from loadspan.instrument.described import Described, reference
+from loadspan.instrument.described import Described, lasting, reference
 from loadspan.instrument.metrics import Measured
 from loadspan.instrument.partition import Node, Partition
 
@@ -273,8 +273,8 @@ class OpenLoad(Described):
         self.origin: tuple[Any, ...] = ()
         self.starter: int | None = None
         self.raw_pending = False
-        self.pending_tensors: list[list[weakref.ref[Any]]] = []
-        """A sample of what was brought, a list for each call that brought some."""
+        self.pending_tensors: list[dict[int, weakref.ref[Any]]] = []
+        """For each call that brought some a sample of them, by identity."""
         self.after: counters.Counters | None = None
         """The process's counters when a stage last ended."""
         self.subjects: dict[int, weakref.ref[Any] | int] = {}
@@ -362,7 +362,7 @@ class OpenLoad(Described):
         """Whether bytes were brought that nothing has consumed and that still exist."""
         if self.raw_pending:
             return True
-        self.pending_tensors = [brought for brought in self.pending_tensors if any(ref() is not None for ref in brought)]
+        self.pending_tensors = [brought for brought in self.pending_tensors if any(ref() is not None for ref in brought.values())]
         return bool(self.pending_tensors)
 
     def knows(self, thing: Any) -> bool:
@@ -370,7 +370,8 @@ class OpenLoad(Described):
         known = self.subjects.get(id(thing))
         if isinstance(known, int):
             return isinstance(thing, bytes) and len(thing) == known
-        return known is not None and known() is thing
+        there = known() if known is not None else None
+        return there is not None and there is lasting(thing)
 
     def learn(self, things: Iterable[Any]) -> None:
         """Recognize *things* later: by weak reference, bytes by identity and size."""

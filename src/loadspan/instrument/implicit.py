@@ -185,14 +185,14 @@ def consumed(load: OpenLoad, stage: str, things: Sequence[Any], outputs: Sequenc
         load.raw_pending = True
     elif stage == names.DESERIALIZE:
         load.raw_pending = False
-        brought = [ref for ref in map(reference, sample(outputs)) if ref is not None]
+        brought = {id(output): ref for output in sample(outputs) if (ref := reference(output)) is not None}
         load.pending_tensors = [*load.pending_tensors, brought][-_BROUGHT:]
     elif stage in (names.LOAD_STATE_DICT, names.MERGE_LORA, names.TO_DEVICE):
         load.raw_pending = False
-        waiting = {id(ref()) for brought in load.pending_tensors for ref in brought}
+        waiting = {key for brought in load.pending_tensors for key, ref in brought.items() if ref() is not None}
         used = waiting.intersection(map(id, things))
         # What was brought together is consumed together. Nothing recognized: it was renamed or copied, and all is taken for consumed.
-        left = [brought for brought in load.pending_tensors if not any(id(ref()) in used for ref in brought)]
+        left = [brought for brought in load.pending_tensors if used.isdisjoint(brought)]
         load.pending_tensors = left if used and stage == names.LOAD_STATE_DICT else []
 
 

@@ -20,7 +20,7 @@ from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import named, settled
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
-from loadspan.instrument.targets import adapters, roots, tensors
+from loadspan.instrument.targets import adapters, operations, roots, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +110,7 @@ def _describe_state_dict(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs
     state_dict = argument(args, kwargs, 1, "state_dict")
     stage.things = [value for key, value in state_dict.items() if isinstance(value, kind) and key not in unexpected]
     stage.size = tensors.sizes(stage.things)
+    operations.watch_quantizer(kwargs.get("hf_quantizer"))
     _to_device(stage, kwargs.get("device_map"))
 
 
@@ -311,6 +312,7 @@ ROWS = (
     _part(
         "models.modeling_utils", "ModelMixin._fix_state_dict_keys_on_load", "looks through all modules for old names", names.LOAD_STATE_DICT
     ),
+    _part("quantizers.base", "DiffusersQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
     _part("models.modeling_utils", "ModelMixin.state_dict", "lists what there is to load", names.LOAD_STATE_DICT, when=_inside),
     _part("models.modeling_utils", "ModelMixin.eval", "goes through all modules"),
     _part("configuration_utils", "ConfigMixin.register_to_config", "where it came from"),

@@ -135,14 +135,14 @@ class _Survey:
         if not _torch().cuda.is_initialized():
             return None
         found = next((tensor for tensor in self._walk() if tensor.device.type == "cpu"), None)
-        return bool(found.is_pinned()) if found is not None else None
+        return bool(tensors.plain(found)[0].is_pinned()) if found is not None else None
 
     def host_node(self) -> int | None:
         """NUMA node that holds the pages of the first big tensor in host memory; None where they are on several, or it is not known."""
         from loadspan.facts import numa  # with the first move, as everything that reads the machine
 
         found = next((tensor for tensor in self._walk() if tensor.device.type == "cpu" and tensors.size(tensor) >= _BIG), None)
-        pages = numa.node_of_pages(found.data_ptr(), tensors.size(found)) if found is not None else None
+        pages = numa.node_of_pages((first := tensors.plain(found)[0]).data_ptr(), tensors.size(first)) if found is not None else None
         return next(iter(pages)) if pages is not None and len(pages) == 1 else None
 
     def source(self) -> Any:
@@ -153,9 +153,10 @@ class _Survey:
         """What happened to the tensors since."""
         found = self._walk()
         try:
-            after, seen = _numbered(map(_SEEN, found))
-        except (RuntimeError, ValueError):  # one of them is no plain tensor
-            after, seen = _numbered((tensor.device, tensor.dtype, tensors.size(tensor)) for tensor in found)
+            quick = all(tensors.PLAIN[kind] for kind in set(map(type, found)))
+            after, seen = _numbered(map(_SEEN, found) if quick else map(_seen, found))
+        except (RuntimeError, ValueError):  # one of them has no size of its own: it is sparse
+            after, seen = _numbered(map(_seen, found))
         numbers = Counter(zip(self._before, after, strict=False))
         for place in _again(array("Q", map(id, found))):  # weights that are tied are moved once
             if place < len(self._before):
@@ -165,6 +166,11 @@ class _Survey:
             if number:
                 change.count(self._kinds[old], seen[new], number)
         return change
+
+
+def _seen(tensor: Any) -> _Seen:
+    """What `_SEEN` gets, of any tensor."""
+    return tensor.device, tensor.dtype, tensors.size(tensor)
 
 
 def _numbered(found: Iterable[_Seen]) -> tuple[array[int], list[_Seen]]:

@@ -8,17 +8,16 @@ caller did all that, tensor by tensor, in one function. What is not cast stays a
 from __future__ import annotations
 
 import sys
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.guard import observed, safely
-from loadspan.instrument.calls import record_construction, wrap
+from loadspan.guard import observed
+from loadspan.instrument.calls import record_construction
 from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import Destination, named, settled
 from loadspan.instrument.live import recorder
-from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
-from loadspan.instrument.targets import auto_classes, roots, tensors
+from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.targets import auto_classes, operations, roots, tensors
 from loadspan.instrument.targets import transformers_parts as parts
 
 if TYPE_CHECKING:
@@ -85,13 +84,8 @@ def _describe_load(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> N
     stage.module = kwargs.get("model", None) or _model_of(args)
     stage.rated = False  # type: ignore[union-attr] # rows of stages; tensors change hands, what moves is told by what is in it
     config = argument(args, kwargs, 3 if args and args[0] is stage.module else 4, "load_config")
-    quantizer = getattr(config, "hf_quantizer", None) or kwargs.get("hf_quantizer")
-    for transform in getattr(config, "weight_mapping", None) or ():
-        for operation in getattr(transform, "operations", ()):
-            _watch(type(operation), "convert", _OPERATION)
-    if quantizer is not None:
-        _watch(type(quantizer), "create_quantized_param", _OPERATION)
-        _watch_quantizer(type(quantizer))
+    operations.watch(getattr(config, "weight_mapping", None) or ())
+    operations.watch_quantizer(getattr(config, "hf_quantizer", None) or kwargs.get("hf_quantizer"))
 
 
 def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
@@ -110,46 +104,6 @@ def _measure_load(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: 
                     found[id(tensor)] = tensor
     stage.size = tensors.sizes(found.values()) or None
 
-
-def _watch(kind: Any, name: str, row: Target) -> None:
-    """Record a method of a type that is known only now."""
-    method = getattr(kind, name, None)
-    if method is not None and getattr(method, OURS, None) is None:
-        patch_type(kind, name, marked(wrap(row, method), row))
-
-
-def _watch_quantizer(kind: Any) -> None:
-    """See which operation quantizes: a quantizer makes one for each tensor."""
-    method = getattr(kind, "get_quantize_ops", None)
-    if method is None or getattr(method, OURS, None) is not None:
-        return
-
-    @wraps(method)
-    def get_quantize_ops(*args: Any, **kwargs: Any) -> Any:
-        operation = method(*args, **kwargs)
-        if recorder.active:
-            safely(_watch, type(operation), "convert", _OPERATION)
-        return operation
-
-    patch_type(kind, "get_quantize_ops", marked(get_quantize_ops, _OPERATION))
-
-
-def _produced(result: Any, args: Args, kwargs: Kwargs) -> int | None:
-    """Bytes of what an operation made; what it passes on, or is only another view of that, is none of it."""
-    given = {tensor.untyped_storage().data_ptr() for tensor in tensors.find(argument(args, kwargs, 1, "input_dict"))}
-    return sum(tensors.size(tensor) for tensor in tensors.find(result) if tensor.untyped_storage().data_ptr() not in given)
-
-
-_OPERATION = Target(
-    module="transformers.core_model_loading",
-    attribute="ConversionOps.convert",
-    kind=Kind.FINE,
-    stage=names.CONVERT,
-    size=_produced,
-    label=lambda args, kwargs: type(args[0]).__name__,
-    when=roots.part,
-    why="merges the experts of a layer, splits, transposes, quantizes or unpacks: each kind of operation has its own",
-)
 
 # Tensor by tensor: casts and moves
 
