@@ -31,7 +31,7 @@ STAGES = {
     names.READ: "bytes from a file or mount into memory, uninterpreted",
     names.DECRYPT: "ciphertext to plaintext; key derivation is part of it and told apart",
     names.DESERIALIZE: "bytes to tensors: headers, unpickling, views on a mapped file",
-    names.INITIALIZE: "modules constructed, or the first use of a device",
+    names.INITIALIZE: "modules constructed, code imported, or the first use of a device",
     names.LOAD_STATE_DICT: "tensors copied or assigned into a module",
     names.CONVERT: "weights changed where they are: cast, quantize, dequantize, repack",
     names.MERGE_LORA: "an adapter injected into a model, merged into its weights, or taken out again",

@@ -46,9 +46,13 @@ def outcome_of(module: str, case: Case, folder: Path) -> Outcome | NotRun:
     return halves.run(module, case, folder)
 
 
-def chosen(only: Sequence[str]) -> list[tuple[str, Case | Outcome]]:
-    """Cases whose library and name contain each of *only*. A module that cannot be imported is an outcome, and a wrong one."""
-    found = [(module, case) for module in modules() for case in _cases_or_error(module)]
+def chosen(only: Sequence[str], parts: Sequence[str] = ()) -> list[tuple[str, Case | Outcome]]:
+    """
+    Cases whose library and name contain each of *only*, of the modules *parts* or of all.
+
+    A module that cannot be imported is an outcome, and a wrong one.
+    """
+    found = [(module, case) for module in modules() if not parts or module.rpartition(".")[2] in parts for case in _cases_or_error(module)]
     return [(module, case) for module, case in found if all(text in f"{case.library}, {case.name}" for text in only)]
 
 
@@ -82,9 +86,8 @@ class Progress:
         return rows
 
 
-def run_all(only: Sequence[str], jobs: int = 1) -> list[table.Row]:
-    """Run the cases that are chosen, *jobs* at once. One that was only covered too little beside others runs once more alone."""
-    every = chosen(only)
+def run_all(every: Sequence[tuple[str, Case | Outcome]], jobs: int = 1) -> list[table.Row]:
+    """Run the cases *every*, *jobs* at once. One that was only covered too little beside others runs once more alone."""
     groups = [list(found) for _, found in itertools.groupby(every, lambda place: (place[0], getattr(place[1], "files", "")))]
     progress = Progress(len(every))
     with ThreadPoolExecutor(jobs) as pool:
@@ -134,11 +137,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once (default: 1, which disturbs no load)")
     parser.add_argument("--list", action="store_true", help="print the cases and what they need that is not here, and run nothing")
     parser.add_argument("--json", metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--cases", action="append", default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.list:
         return _list(arguments.only)
     if arguments.json:
-        rows = run_all(arguments.only, arguments.jobs)
+        rows = run_all(chosen(arguments.only, arguments.cases), arguments.jobs)
         Path(arguments.json).write_text(json.dumps([versions(), rows]))
         return _code(rows)
     wanted = arguments.environment or [environments.CORE]
@@ -148,8 +152,9 @@ def main() -> int:
 
 
 def _one(name: str, arguments: argparse.Namespace) -> int:
+    words = [f"--jobs={arguments.jobs}", *(f"--only={text}" for text in arguments.only)]
     try:
-        told, rows = in_environment(name, ["--jobs", str(arguments.jobs), *(word for text in arguments.only for word in ("--only", text))])
+        told, rows = in_environment(name, [*words, *(f"--cases={part}" for part in environments.cases_of(name))])
     except environments.CannotBeMade as why:
         _say(f"environment {name}: not run: {why}")
         return NOTHING

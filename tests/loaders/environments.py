@@ -2,7 +2,7 @@
 Environments with other versions of the libraries, one for each file in `environments/`: `NAME.txt` lists what it has.
 
 Made with uv below ~/.cache/loadspan-loaders (or $LOADSPAN_LOADERS), a folder for each content of the file; an old one is removed.
-The first line of a file may name a Python: `# python 3.10`.
+The first line of a file may name a Python: `# python 3.10`, and the modules of `cases` that it is for: `# python 3.11, cases quantized`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,19 @@ def known() -> list[str]:
 
 def python_of(text: str) -> str:
     """Version of Python that a file asks for: `3.10`; by default this one's."""
-    head = text.partition("\n")[0].split()
-    return head[2] if head[:2] == ["#", "python"] else f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return _said(text, "python") or f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def cases_of(name: str) -> list[str]:
+    """Modules of `cases` that the environment *name* is for; none: all."""
+    return [] if name == CORE else _said((FILES / f"{name}.txt").read_text(), "cases").split()
+
+
+def _said(text: str, word: str) -> str:
+    """What the first line of a file says after *word*."""
+    head = text.partition("\n")[0]
+    said = [part.split(maxsplit=1) for part in head.removeprefix("#").split(",")] if head.startswith("#") else []
+    return next((part[1] for part in said if len(part) > 1 and part[0] == word), "")
 
 
 def place(name: str) -> Path:

@@ -14,6 +14,7 @@ import fakegpu
 import torch
 from hosts import layer
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from packed import Packed
 
 import loadspan
 import loadspan.guard
@@ -83,6 +84,12 @@ def mixed_meta() -> Any:
     return module
 
 
+def quantized() -> Any:
+    module = torch.nn.Linear(512, 256, bias=False)
+    module.weight = torch.nn.Parameter(Packed(torch.ones(256, 512, dtype=torch.int8), torch.ones(256, 1)), requires_grad=False)
+    return module
+
+
 CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "fresh": (Mixed, lambda module: module.to(DEVICE)),
     "without index": (Mixed, lambda module: module.to("fakegpu")),
@@ -107,6 +114,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "adapter": (Adapter, lambda module: module.to(DEVICE)),
     "adapter alone": (lambda: Adapter().to(DEVICE), lambda module: module.adapters.update({"a": layer()}) or module.to(DEVICE)),
     "state dict": (there, lambda module: module.load_state_dict(Mixed().state_dict())),
+    "quantized": (quantized, lambda module: module.to(DEVICE)),
     "training": (lambda: Mixed().train(), lambda module: module.to(DEVICE)),
 }
 

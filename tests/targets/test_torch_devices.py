@@ -34,6 +34,7 @@ MOVED = {
     "buffers": 4 * 1000 + 8,
     "adapter": LAYER + 4 * 8 * 1500,
     "adapter alone": LAYER,
+    "quantized": 512 * 256 + 4 * 256,
     "training": MIXED,
 }
 

@@ -6,6 +6,7 @@ Plain mutable records. The recorder opens and closes them, targets fill them in,
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from loadspan.guard import safely
 from loadspan.instrument.described import Described, lasting, reference
 from loadspan.instrument.metrics import Measured
 from loadspan.instrument.partition import Node, Partition
+from loadspan.instrument.stack import imports
 
 if TYPE_CHECKING:
     import weakref
@@ -194,6 +196,7 @@ class OpenLoad(Described):
         "gap",
         "handle",
         "held",
+        "imports",
         "inside",
         "kept",
         "last_end",
@@ -281,7 +284,9 @@ class OpenLoad(Described):
         self.done: set[tuple[str, int]] = set()
         """Stages and modules (by id) that consumers have run on."""
         self.gap: list[tuple[bool, str]] = []
-        """For each tick of the present gap: was a module being constructed, and the frame that ran."""
+        """For each tick of the present gap: was a module being constructed or imported, and the frame that ran."""
+        self.imports = imports(sys._getframe())  # noqa: SLF001 - as fast as it can be had
+        """Imports under way in its thread when it was opened: in a program that loads while it is imported."""
         self.later: list[Callable[[OpenLoad], None]] = []
         """Readings that were not ready when their stage ended, tried again when the load does."""
         self.frames: dict[str, int] = {}

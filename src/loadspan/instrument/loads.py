@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loadspan.facts import counters
 
 _READ_SHORT = 5_000_000_000  # nanoseconds for which a load that has only read is held back: it may be one of many
-_CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor before the gap is called `initialize`
+_CERTAIN = 0.9  # share of the ticks of a gap that must have seen a constructor or an import before the gap is called `initialize`
 
 
 def _at_once(load: OpenLoad, end: int) -> bool:
@@ -336,12 +336,12 @@ class Loads(Tallies):
         return frame
 
     def settle_gap(self, load: OpenLoad, now: int) -> None:
-        """A gap between stages ends: it was `initialize` if modules were being constructed in it. The load's lock is held."""
+        """A gap between stages ends: it was `initialize` if modules were being constructed or imported in it. The load's lock is held."""
         ticks, load.gap = load.gap, []
         if load.partition.shares:
             return
         # Two ticks at least: a gap is given a name as a whole or not at all.
-        if len(ticks) < 2 or sum(constructing for constructing, _ in ticks) < _CERTAIN * len(ticks):  # noqa: PLR2004 - as said above
+        if len(ticks) < 2 or sum(initializing for initializing, _ in ticks) < _CERTAIN * len(ticks):  # noqa: PLR2004 - as said above
             for _, frame in ticks:
                 load.frames[frame] = load.frames.get(frame, 0) + 1
             return

@@ -11,15 +11,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loadspan.facts import counters
 from loadspan.guard import guard
 from loadspan.instrument import growth, late, state, telemetry
+from loadspan.instrument.stack import Initializing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import CodeType, FrameType
+    from types import FrameType
 
     from loadspan.instrument.destination import Destination
     from loadspan.instrument.frames import OpenLoad, OpenStage
@@ -36,48 +37,12 @@ _BREATH = 0.005  # seconds after a stage in which the loading thread comes to it
 _LONG = 8  # ticks after which a load will be one that is worth advice
 _OFTEN = 5  # ticks between two tellings of how far loads have come: nobody exports more often
 _LINGER = 20  # ticks without an open load after which the thread ends
-_DEEPEST = 200  # frames looked at
 _NEAR = 8  # frames that our own calls into libraries are deep
 _PACKAGE = str(Path(__file__).parents[1])
 _OWN = frozenset(
     str(Path(__file__).with_name(f"{name}.py"))
     for name in ("times", "tallies", "loads", "stages", "quick", "recorder", "telemetry", "live", "sampler")
 )
-
-
-class Constructors:
-    """Tells frames that construct a torch module. By code object: reading another thread's locals would keep its tensors alive."""
-
-    def __init__(self) -> None:
-        self._known: dict[CodeType, bool] = {}
-
-    def running(self, frame: FrameType | None) -> bool:
-        """Whether a module is being constructed somewhere up from *frame*."""
-        for _ in range(_DEEPEST):
-            if frame is None:
-                return False
-            if frame.f_code.co_name == "__init__" and self._constructs(frame.f_code):
-                return True
-            frame = frame.f_back
-        return False
-
-    def _constructs(self, code: CodeType) -> bool:
-        if code not in self._known:
-            module: Any = getattr(sys.modules.get("torch.nn"), "Module", None)
-            self._known[code] = module is not None and self._find(module, code)
-        return self._known[code]
-
-    def _find(self, module: type, code: CodeType) -> bool:
-        todo, seen = [module], set()
-        while todo:
-            kind = todo.pop()
-            if kind in seen:
-                continue
-            seen.add(kind)
-            if getattr(vars(kind).get("__init__"), "__code__", None) is code:
-                return True
-            todo.extend(type.__subclasses__(kind))
-        return False
 
 
 def _host(frame: FrameType | None) -> FrameType | None:
@@ -117,7 +82,7 @@ class Sampler:
         self._stop = threading.Event()
         self._nudged = threading.Event()
         self._writing = threading.Lock()
-        self._constructors = Constructors()
+        self._initializing = Initializing()
 
     def wake(self) -> None:
         """A load was opened: start the thread if it does not run."""
@@ -249,8 +214,8 @@ class Sampler:
         frame = _host(frame)
         if frame is None:
             return
-        constructing = self._constructors.running(frame)
+        initializing = self._initializing.running(frame, load.imports)
         name = f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
         with load.lock:
             if not load.busy:
-                load.gap.append((constructing, name))
+                load.gap.append((initializing, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def _quanto() -> Any:
 
 
 def _bytes_and_scales(rows: int, columns: int, scale: int) -> int:
+    """A byte each, and for each row a scale of so many bytes, its zero point among them."""
     return rows * columns + scale * rows
 
 
@@ -161,8 +163,16 @@ def _write_ltx(folder: Path) -> Truth:
     model = _ltx().bfloat16()
     model.save_pretrained(folder / _BASE)
     shapes = [(module.out_features, module.in_features) for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    made = sum(_bytes_and_scales(*shape, scale=2) for shape in shapes)
-    return {"deserialize": _held(folder / _BASE), "load_state_dict": _held(folder / _BASE), "convert": made}
+    found = _held(folder / _BASE)
+    return {"deserialize": found, "load_state_dict": found, "values": sum(map(math.prod, shapes)), "rows": sum(rows for rows, _ in shapes)}
+
+
+def _scaled(truth: Truth, scale: int) -> Truth:
+    return {
+        "deserialize": truth["deserialize"],
+        "load_state_dict": truth["load_state_dict"],
+        "convert": truth["values"] + scale * truth["rows"],
+    }
 
 
 def _load_torchao_ltx(folder: Path) -> Any:
@@ -222,11 +232,11 @@ def _of_diffusers(name: str, write: Callable[[Path], Truth], load: Callable[[Pat
 
 
 CASES = [
-    *_of_transformers("torchao", "int8", "torchao", _torchao, partial(_bytes_and_scales, scale=2)),
+    *_of_transformers("torchao", "int8", "torchao", _torchao, partial(_bytes_and_scales, scale=5)),
     *_of_transformers("bitsandbytes", "int8", "bitsandbytes", _eight_bits, partial(_bytes_and_scales, scale=4)),
     *_of_transformers("bitsandbytes", "nf4", "bitsandbytes", _four_bits, _halves_and_scales),
     *_of_transformers("optimum-quanto", "int8", "optimum", _quanto, partial(_bytes_and_scales, scale=2)),
-    _of_diffusers("model, torchao int8 while it loads", _write_ltx, _load_torchao_ltx, "torchao"),
-    _of_diffusers("model, quanto int8 while it loads", _write_ltx, _load_quanto_ltx, "optimum"),
+    _of_diffusers("model, torchao int8 while it loads", _write_ltx, _load_torchao_ltx, "torchao", sizes=partial(_scaled, scale=5)),
+    _of_diffusers("model, quanto int8 while it loads", _write_ltx, _load_quanto_ltx, "optimum", sizes=partial(_scaled, scale=2)),
     _of_diffusers("model from a single file, GGUF", _write_gguf, _load_gguf, "gguf", stages=_ALL[:3]),
 ]

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _LIMIT = 200_000  # objects looked at: a pickle may hold anything
+_CARRIER = "bitsandbytes"
+"""
+Library whose tensors have their scales in attributes, and in objects there (https://github.com/bitsandbytes-foundation/bitsandbytes,
+`nn/modules.py`). Attributes of any other may be anything, for example what it holds once more.
+"""
 _FEW = 16  # objects that one tensor carries
 _PARTS = {
     "torch.sparse_coo": ("_indices", "_values"),
@@ -19,7 +24,11 @@ _PARTS = {
     "torch.sparse_bsc": ("ccol_indices", "row_indices", "values"),
 }
 _FLATTEN = "__tensor_flatten__"
-"""Method of a tensor that is made of others, and names them: a quantized one its values and scales, a sharded one the part that is here."""
+"""
+Method of a tensor that is made of others, and names them: a quantized one its values and scales, a sharded one the part that is here.
+
+torch's own protocol (`torch.utils._python_dispatch.is_traceable_wrapper_subclass`).
+"""
 
 
 def find(result: Any) -> Iterator[Any]:
@@ -47,7 +56,7 @@ class _Plain(dict[type, bool]):
     """Whether a tensor of a class is all there is of it. Asked for every tensor: to look at a class takes longer than to look it up."""
 
     def __missing__(self, kind: type) -> bool:
-        return self.setdefault(kind, kind.__module__.partition(".")[0] == "torch" and not hasattr(kind, _FLATTEN))
+        return self.setdefault(kind, kind.__module__.partition(".")[0] != _CARRIER and not hasattr(kind, _FLATTEN))
 
 
 PLAIN = _Plain()
@@ -64,16 +73,15 @@ def plain(tensor: Any) -> list[Any]:
 
 
 def _carried(tensor: Any) -> list[Any]:
-    """Tensors of other memory than its own in attributes of *tensor*, and of objects of its library there: bitsandbytes keeps scales so."""
+    """Tensors of other memory than its own in attributes of *tensor*, and of objects of its library there."""
     torch: Any = sys.modules["torch"]
-    library = type(tensor).__module__.partition(".")[0]
     found, seen, todo = {}, {id(tensor)}, deque([tensor])
     while todo and len(seen) < _FEW:
         for value in getattr(todo.popleft(), "__dict__", {}).values():
             if isinstance(value, torch.Tensor):
                 if value.device.type != "meta":
                     found[_storage(value)[0]] = value
-            elif type(value).__module__.partition(".")[0] == library and id(value) not in seen and not isinstance(value, torch.nn.Module):
+            elif type(value).__module__.partition(".")[0] == _CARRIER and id(value) not in seen and not isinstance(value, torch.nn.Module):
                 seen.add(id(value))
                 todo.append(value)
     found.pop(_storage(tensor)[0], None)
@@ -119,9 +127,9 @@ def made(things: Any, given: Collection[int]) -> int:
 
 
 def _storage(tensor: Any) -> tuple[int, int]:
-    """Identity and bytes of the storage of *tensor*."""
+    """Identity and bytes of the storage of a plain tensor."""
     try:
         storage = tensor.untyped_storage()
         return storage.data_ptr() or id(tensor), storage.nbytes()
     except (RuntimeError, ValueError):  # sparse, wrapped and uninitialized tensors have none
-        return id(tensor), size(tensor)
+        return id(tensor), _size(tensor)
