@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from case import Case, Truth
@@ -60,8 +61,9 @@ def _write_package(folder: Path) -> Truth:
 def _exported(folder: Path) -> Any:
     import torch
 
-    with contextlib.suppress(ImportError):  # at its first use, otherwise: a second that belongs to no stage; older versions have none
-        import torch.export.pt2_archive._package
+    for module in ("torch._export.serde.serialize", "torch.export.pt2_archive._package"):
+        with contextlib.suppress(ImportError):  # at its first use, otherwise: a second that is sampled; older versions have not all of them
+            importlib.import_module(module)
     program = torch.export.load(folder / "model.pt2")
     return dict(program.state_dict)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from case import Case, Truth, is_here
+from case import Case, Truth, held, is_here
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,17 +23,6 @@ _DEEP, _WIDTH = 30, 128
 
 def _bytes(model: Any) -> int:
     return sum(int(value.nbytes) for value in model.state_dict().values())
-
-
-def _in_files(folder: Path) -> int:
-    """Bytes of the tensors in the safetensors files below a folder."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in sorted(folder.rglob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            total += sum(int(file.get_tensor(key).nbytes) for key in file.keys())  # noqa: SIM118 - a handle is no mapping
-    return total
 
 
 def _unet() -> Any:
@@ -106,9 +95,9 @@ def _parts(pipeline: Any) -> Any:
 def _write_pipeline(folder: Path) -> Truth:
     (folder / "words").mkdir()
     _pipeline(folder / "words").save_pretrained(folder / "pipeline")
-    size = _in_files(folder)
+    size = held(folder)
     # Older versions of transformers map the text encoder for the names in it first.
-    again = 0 if is_here("transformers>=4.50") else _in_files(folder / "pipeline" / "text_encoder")
+    again = 0 if is_here("transformers>=4.50") else held(folder / "pipeline" / "text_encoder")
     return {"deserialize": size + again, "load_state_dict": size}
 
 
@@ -156,7 +145,7 @@ def _of(part: str) -> Any:
 
 def _write_parts(folder: Path) -> Truth:
     _write_pipeline(folder)
-    return {part: _in_files(folder / "pipeline" / part) for part in ("unet", "vae", "text_encoder")}
+    return {part: held(folder / "pipeline" / part) for part in ("unet", "vae", "text_encoder")}
 
 
 # Flux: a transformer in shards

@@ -127,7 +127,7 @@ CASES = [
         _broken,
         ("cache", "download"),
         sizes=lambda truth: {"download": truth["one"]},
-        needs=("huggingface_hub>=0.30",),
+        needs=("huggingface_hub>=1",),
     ),
     _case("hf_hub_download, refused", _refused, ("cache", "download"), sizes=lambda _: {}),
     _case("AutoModel.from_pretrained from a hub", _from_pretrained, ("cache", "download", "deserialize"), **_TRANSFORMERS),

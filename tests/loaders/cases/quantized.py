@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from case import Case, Truth
+from case import Case, Truth, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,16 +15,6 @@ if TYPE_CHECKING:
 _LAYERS = 16
 _ALL = ("deserialize", "initialize", "load_state_dict", "convert")
 _BASE, _QUANTIZED = "base", "quantized"
-
-
-def _held(folder: Path) -> int:
-    """Bytes of the tensors in the safetensors files of *folder*, as their headers say."""
-    found = 0
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        found += sum(about["data_offsets"][1] - about["data_offsets"][0] for name, about in header.items() if name != "__metadata__")
-    return found
 
 
 def _llama() -> Any:
@@ -96,7 +85,7 @@ def _write(folder: Path, quantized: Callable[[int, int], int], config: Callable[
     if config is not None:
         asked = {"dtype": "auto", "quantization_config": config(), "device_map": "cpu"}
         AutoModelForCausalLM.from_pretrained(folder / _BASE, **asked).save_pretrained(folder / _QUANTIZED)
-    return {_BASE: _held(folder / _BASE), _QUANTIZED: _held(folder / _QUANTIZED), "made": made, "kept": kept}
+    return {_BASE: held(folder / _BASE), _QUANTIZED: held(folder / _QUANTIZED), "made": made, "kept": kept}
 
 
 def _load(folder: Path, config: Callable[[], Any]) -> Any:
@@ -163,7 +152,7 @@ def _write_ltx(folder: Path) -> Truth:
     model = _ltx().bfloat16()
     model.save_pretrained(folder / _BASE)
     shapes = [(module.out_features, module.in_features) for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    found = _held(folder / _BASE)
+    found = held(folder / _BASE)
     return {"deserialize": found, "load_state_dict": found, "values": sum(map(math.prod, shapes)), "rows": sum(rows for rows, _ in shapes)}
 
 
