@@ -11,8 +11,8 @@ from case import Case, Truth
 if TYPE_CHECKING:
     from pathlib import Path
 
-_TENSORS, _SHAPE = 147, (2048, 1024)
-_SIZE = _TENSORS * 2048 * 1024 * 4
+_TENSORS, _SHAPE = 147, (3072, 1024)
+_SIZE = _TENSORS * 3072 * 1024 * 4
 _READ = ("read", "deserialize", "load_state_dict")
 
 
