@@ -109,8 +109,12 @@ def _already(truth: Truth) -> Truth:
 
 
 def _of_transformers(library: str, name: str, package: str, config: Callable[[], Any], made: Callable[[int, int], int]) -> list[Case]:
-    common: dict[str, Any] = {"library": library, "loader": "transformers", "needs": ("torch", "transformers>=5", "accelerate", package)}
-    saved = None if config is _quanto else config
+    common: dict[str, Any] = {
+        "library": library,
+        "loader": "transformers",
+        "needs": ("torch", f"transformers>={'4.50' if config is _quanto else '5'}", "accelerate", package),
+    }
+    saved = None if config is _quanto else config  # it saves no model
     write = partial(_write, quantized=made, config=saved)
     while_loading = Case(
         name=f"from_pretrained, {name} while it loads",
