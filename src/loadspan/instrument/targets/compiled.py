@@ -16,7 +16,7 @@ from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import arrived, named, settled
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
-from loadspan.instrument.targets.roots import outermost
+from loadspan.instrument.targets.roots import by, outermost
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
@@ -45,6 +45,15 @@ def _describe_package(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -
         if isinstance(path, str | bytes | os.PathLike) and os.path.isfile(path):  # noqa: PTH113 - no Path object on the recording side
             stage.size = os.stat(path).st_size  # noqa: PTH116 - as above
     stage.attributes[names.FORMAT] = "pt2"
+
+
+def _describe_member(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    stage.file(args[0].filename, "zip")
+
+
+def _measure_member(stage: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
+    if stage.size is None:  # else what was read for it was counted
+        stage.size = len(result)
 
 
 def _describe_script(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -151,6 +160,15 @@ ROWS = (
         attribute="deserialize",
         stage=names.DESERIALIZE,
         why="an exported program in the archive of older releases",
+    ),
+    Target(
+        module="zipfile",
+        attribute="ZipFile.read",
+        stage=names.READ,
+        when=lambda args, kwargs: by("torch") is not None,
+        describe=_describe_member,
+        measure=_measure_member,
+        why="older releases read that archive in Python, which puts together and checks what it has read",
     ),
     Target(
         module="torch.jit._serialization",
