@@ -63,7 +63,7 @@ def terminal(rows: list[Row]) -> str:
     widths = [max(len(line[column]) for line in (_COLUMNS, *body)) for column in range(len(_COLUMNS))]
     lines = [_aligned(line, widths) for line in (_COLUMNS, tuple("-" * width for width in widths), *body)]
     notes = [(row, verdict(row)) for row in rows if verdict(row) != "ok"]
-    lines += ["", *(textwrap.fill(f"{row['library']}, {row['name']}: {what}", 140, subsequent_indent="    ") for row, what in notes)]
+    lines += ["", *(textwrap.fill(f"{_named(row)}: {what}", 140, subsequent_indent="    ") for row, what in notes)]
     return "\n".join([*lines, *([""] if notes else []), counted(rows)])
 
 
@@ -107,5 +107,12 @@ def page() -> str:
 
 def _markdown(rows: list[Row]) -> str:
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "|".join("---:" if column in _RIGHT else "---" for column in _COLUMNS) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in rows if "why" not in row]
+    absent = sorted({row["why"] for row in rows if "why" in row})
+    lines += ["", "Not run here:", ""] if absent else []
+    lines += [f"- {why}: {'; '.join(_named(row) for row in rows if row.get('why') == why)}." for why in absent]
     return "\n".join(lines) + "\n"
+
+
+def _named(row: Row) -> str:
+    return f"{row['library']}, {row['name']}"

@@ -47,5 +47,12 @@ def test_names_of_cases_are_unique() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_every_case_was_seen_somewhere_and_nothing_that_was_seen_is_wrong() -> None:
+    rows = [row for file in table.RESULTS.glob("*.json") for row in table.kept(file.stem)]
+    assert [(row["library"], row["name"], row["wrong"]) for row in rows if row.get("wrong")] == []
+    seen = {(row["library"], row["name"]) for row in rows if "why" not in row}
+    assert [(case.library, case.name) for _, case in CASES if (case.library, case.name) not in seen] == []
+
+
 def test_the_page_is_what_the_kept_results_make_it() -> None:
     assert table.PAGE.read_text() == table.page()
