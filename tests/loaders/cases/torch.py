@@ -45,6 +45,40 @@ def _write_legacy(folder: Path) -> Truth:
     return {"deserialize": _SIZE, "load_state_dict": _SIZE}
 
 
+def _write_tar(folder: Path) -> Truth:
+    """As releases before 0.1.10 wrote it, of which torch has only the reader left."""
+    import pickle
+    import struct
+    import tarfile
+
+    import torch
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing: Any) -> str | None:
+            return keys.get(id(thing))
+
+    state = _module().state_dict()
+    keys = {id(tensor): str(number) for number, tensor in enumerate(state.values())}
+    storages, tensors, pickled = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    for member in (storages, tensors):
+        pickle.dump(len(state), member, protocol=2)
+    for number, tensor in enumerate(state.values()):
+        pickle.dump((_TENSORS + number, "cpu", torch.FloatStorage), storages, protocol=2)
+        storages.write(struct.pack("<q", tensor.numel()) + tensor.numpy().tobytes())
+        pickle.dump((number, _TENSORS + number, torch.FloatTensor), tensors, protocol=2)
+        rows, columns = tensor.shape
+        tensors.write(struct.pack("<ii5q", 2, 0, rows, columns, columns, 1, 0))
+    pickle.dump([], storages, protocol=2)
+    Pickler(pickled, protocol=2).dump(dict(state))
+    with tarfile.open(folder / "model.pt", "w") as archive:
+        for name, member in (("sys_info", io.BytesIO()), ("storages", storages), ("tensors", tensors), ("pickle", pickled)):
+            entry = tarfile.TarInfo(name)
+            entry.size = member.tell() or member.getbuffer().nbytes
+            member.seek(0)
+            archive.addfile(entry, member)
+    return {"deserialize": _SIZE, "load_state_dict": _SIZE}
+
+
 def _write_module(folder: Path) -> Truth:
     import torch
 
@@ -102,6 +136,13 @@ def _assign(folder: Path) -> Any:
     import torch
 
     return _fill(lambda: torch.load(folder / "model.pt"), assign=True)
+
+
+def _meta(folder: Path) -> Any:
+    """Names, shapes and types: no weights."""
+    import torch
+
+    return torch.load(folder / "model.pt", map_location="meta", weights_only=True)
 
 
 # torch.hub
@@ -202,6 +243,8 @@ CASES = [
     _case("torch.load, zip, mapped", _load(mmap=True)),
     _case("torch.load, zip, weights_only=False", _load(weights_only=False)),
     _case("torch.load, legacy", _load(), write=_write_legacy),
+    _case("torch.load, tar", _load(weights_only=False), write=_write_tar),
+    _case("torch.load, to meta: too little to be a load", _meta, (), sizes=lambda _: {"deserialize": 0}, loads=0),
     _case("torch.load, a whole module", _whole, ("deserialize",), write=_write_module),
     _case("torch.load, from memory", _memory, ("read", *_BOTH)),
     _case("torch.load, from an open file", _file),
