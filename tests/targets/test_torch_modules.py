@@ -72,6 +72,47 @@ def test_a_cast_is_one_convert_of_the_bytes_that_changed(recording: Callable[...
     assert "loadspan.device.type" not in attributes
 
 
+class _Kept(torch.nn.Linear):
+    """A layer that stays as it is, as some keep what is sensitive in float32."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: ARG002, FBT001, FBT002 - the signature of torch
+        return self
+
+
+def test_what_a_module_keeps_as_it_is_was_not_cast(spans: Spans) -> None:
+    module = torch.nn.Sequential(layer(), _Kept(1000, 500, bias=False), layer())
+    with loadspan.load("model"):
+        module.half()
+    assert the(spans.load(), "convert")["loadspan.size"] == 2 * 1_000_000
+
+
+def test_of_a_cast_that_fails_half_way_counts_what_was_cast(spans: Spans) -> None:
+    calls = []
+
+    def cast(tensor: Any) -> Any:
+        calls.append(tensor)
+        if len(calls) > 1:
+            raise MemoryError
+        return tensor.half()
+
+    cast.__module__ = "torch.nn.modules.module"
+    with loadspan.load("model"), pytest.raises(MemoryError):
+        torch.nn.Sequential(layer(), layer())._apply(cast)  # noqa: SLF001 - as its own methods do
+    assert the(spans.load(), "convert")["loadspan.size"] == 1_000_000
+
+
+@pytest.mark.parametrize("sizes", [3, 200])
+def test_tensors_of_few_and_of_many_sizes_and_types_are_cast(spans: Spans, sizes: int) -> None:
+    module = torch.nn.Module()
+    for number in range(400):
+        kind = (torch.float32, torch.float16, torch.int64)[number % 3]
+        module.register_buffer(f"b{number}", torch.ones(1 + number % sizes, 1000, dtype=kind))
+    with loadspan.load("model"):
+        module.half()
+    there = sum(2 * buffer.numel() for number, buffer in enumerate(module.buffers()) if number % 3 == 0)
+    assert the(spans.load(), "convert")["loadspan.size"] == there
+
+
 def test_a_cast_of_everything_casts_buffers_too(spans: Spans) -> None:
     with loadspan.load("model"):
         deep().type(torch.float64)
