@@ -117,7 +117,9 @@ def test_a_pipeline_is_a_load_of_loads_of_its_components(recording: Callable[...
     check(load)
     assert load["attributes"]["loadspan.loader"] == "diffusers"
     assert load["attributes"]["loadspan.model.name"] == load["attributes"]["gen_ai.request.model"] == "sd"
-    inner = {span["attributes"]["loadspan.model.name"]: span["attributes"] for span in child(load, "load model")}
+    made = [span for span in walk(load) if any(inner["name"] == "load model" for inner in span["children"])]
+    inner = {span["attributes"]["loadspan.model.name"]: span["attributes"] for component in made for span in child(component, "load model")}
+    assert {component["attributes"]["loadspan.made"] for component in made} == {type(part).__name__ for part in weights(bare).values()}
     assert {name: found["loadspan.loader"] for name, found in inner.items()} == {
         "unet": "diffusers",
         "vae": "diffusers",
@@ -197,8 +199,8 @@ def test_a_component_that_fails_fails_as_it_did_in_a_load_that_did(recording: Ca
     assert failure(call)[:2] == expected[:2]
     load = spans.load()
     assert load["error"] is not None
-    failed = [span["attributes"]["loadspan.model.name"] for span in child(load, "load model") if span["error"] is not None]
-    assert failed == ["unet"]
+    (failed,) = [span for span in child(load, "initialize") if span["error"] is not None]
+    assert [span["attributes"]["loadspan.model.name"] for span in child(failed, "load model") if span["error"] is not None] == ["unet"]
 
 
 def test_what_is_built_outside_a_load_is_none(spans: Spans, files: Path) -> None:

@@ -97,6 +97,11 @@ def _measure_pipeline_class(stage: OpenStage | OpenLoad, result: Any, args: Args
         record_construction(result, _CONSTRUCT)
 
 
+def _describe_component(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    _describe_part(stage, args, kwargs)
+    stage.attributes[names.MADE] = str(argument(args, kwargs, 1, "class_name"))
+
+
 def _to_device(stage: OpenStage | OpenLoad, device_map: Any) -> None:
     devices = set(device_map.values()) if isinstance(device_map, dict) else set()
     if len(devices) == 1:
@@ -303,6 +308,7 @@ ROWS = (
     _part("configuration_utils", "ConfigMixin.load_config", "a file each", names.READ, describe=_describe_config),
     _part("configuration_utils", "ConfigMixin.from_config", "builds the modules"),
     _part("schedulers.scheduling_utils", "SchedulerMixin.from_pretrained", "a component without weights"),
+    _part("pipelines.pipeline_utils", "load_sub_model", "a component, by a loader of its own", describe=_describe_component),
     _part("pipelines.pipeline_loading_utils", "get_class_obj_and_candidates", "imports what a component needs"),
     _part("pipelines.pipeline_loading_utils", "_get_pipeline_class", "imports the pipeline", measure=_measure_pipeline_class),
     _part("loaders.single_file_model", "_get_single_file_loadable_mapping_class", "imports every class it knows, the first time"),
@@ -312,6 +318,7 @@ ROWS = (
     _part(
         "models.modeling_utils", "ModelMixin._fix_state_dict_keys_on_load", "looks through all modules for old names", names.LOAD_STATE_DICT
     ),
+    _part("models.modeling_utils", "ModelMixin._convert_deprecated_attention_blocks", "its name in older releases", names.LOAD_STATE_DICT),
     _part("quantizers.base", "DiffusersQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
     _part("models.modeling_utils", "ModelMixin.state_dict", "lists what there is to load", names.LOAD_STATE_DICT, when=_inside),
     _part("models.modeling_utils", "ModelMixin.eval", "goes through all modules"),

@@ -52,6 +52,7 @@ def _rows() -> list[Target]:
         initializes("models.auto.feature_extraction_auto", "AutoFeatureExtractor.from_pretrained", processors),
         initializes("feature_extraction_utils", "FeatureExtractionMixin.from_pretrained", processors),
         initializes("models.auto.video_processing_auto", "AutoVideoProcessor.from_pretrained", processors),
+        initializes("pipelines", "infer_framework_load_model", "finds the class of a model, in release 4", None),
         initializes("pipelines", "_resolve_impl", "code of a pipeline, imported when it is asked for", _describe_class),
         initializes(
             "pipelines", "_load_pipeline_component", "a part of a pipeline: whether it is missing takes time, too", _describe_component
