@@ -138,13 +138,6 @@ def _assign(folder: Path) -> Any:
     return _fill(lambda: torch.load(folder / "model.pt"), assign=True)
 
 
-def _meta(folder: Path) -> Any:
-    """Names, shapes and types: no weights."""
-    import torch
-
-    return torch.load(folder / "model.pt", map_location="meta", weights_only=True)
-
-
 # torch.hub
 
 
@@ -244,7 +237,6 @@ CASES = [
     _case("torch.load, zip, weights_only=False", _load(weights_only=False)),
     _case("torch.load, legacy", _load(), write=_write_legacy),
     _case("torch.load, tar", _load(weights_only=False), write=_write_tar),
-    _case("torch.load, to meta: too little to be a load", _meta, (), sizes=lambda _: {"deserialize": 0}, loads=0),
     _case("torch.load, a whole module", _whole, ("deserialize",), write=_write_module),
     _case("torch.load, from memory", _memory, ("read", *_BOTH)),
     _case("torch.load, from an open file", _file),
