@@ -102,7 +102,8 @@ class _Seen:
     def _carried(self, place: str, thing: Any, depth: int) -> None:
         """What a tensor of a class of its own is made of, or carries: values and scales of quantized ones."""
         if hasattr(thing, "__tensor_flatten__"):
-            parts = {name: getattr(thing, name) for name in thing.__tensor_flatten__()[0]}
+            named = {name: getattr(thing, name) for name in thing.__tensor_flatten__()[0]}
+            parts = {name: part for name, part in named.items() if hasattr(part, "dtype")}  # a sharded one names its device mesh, too
         elif _kind(thing).startswith(("torch.", "numpy.")):
             return
         else:

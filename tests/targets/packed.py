@@ -17,7 +17,7 @@ class Packed(torch.Tensor):
         return made
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["values", "scales"], None
+        return ["values", "scales", "zeros"], None
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Any], _: Any, __: Any, ___: Any) -> Packed:

@@ -67,8 +67,9 @@ def plain(tensor: Any) -> list[Any]:
     if PLAIN[type(tensor)]:
         return [tensor]
     if hasattr(type(tensor), _FLATTEN):
-        made_of = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
-        return [part for inner in made_of if inner is not None for part in plain(inner)]
+        torch: Any = sys.modules["torch"]
+        made_of = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]  # a sharded one names its device mesh, too
+        return [part for inner in made_of if isinstance(inner, torch.Tensor) for part in plain(inner)]
     return [tensor, *_carried(tensor)]
 
 
