@@ -39,6 +39,8 @@ NOT_HERE = {
     "transformers.modeling_utils:PreTrainedModel._finalize_load_state_dict": "transformers 5.0",
     "transformers.modeling_utils:PreTrainedModel._move_missing_keys_from_meta_to_cpu": RELEASE_4,
     "transformers.modeling_utils:_infer_parameter_dtype": RELEASE_4,
+    "transformers.pipelines:infer_framework_load_model": RELEASE_4,
+    "diffusers.models.modeling_utils:ModelMixin._convert_deprecated_attention_blocks": "its name in older releases of diffusers",
     "transformers.modeling_utils:_load_state_dict_into_meta_model": RELEASE_4,
     "sentence_transformers.SentenceTransformer:SentenceTransformer.__init__": RELEASE_5,
     "sentence_transformers.cross_encoder.CrossEncoder:CrossEncoder.__init__": RELEASE_5,
