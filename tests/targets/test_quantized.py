@@ -90,13 +90,14 @@ def test_tensors_that_were_loaded_can_be_swapped(spans: Spans, tmp_path: Path) -
 def test_a_load_that_brought_tensors_is_over_when_the_last_of_them_is_gone(spans: Spans, tmp_path: Path) -> None:
     import safetensors.torch
 
-    spans.set(idle_timeout=0.3, pending_timeout=60.0)
+    spans.set(idle_timeout=60.0, pending_timeout=60.0)  # it is asked before the sampler ends it
     safetensors.torch.save_file({"weight": torch.ones(500, 1000)}, tmp_path / "model.safetensors")
     state = safetensors.torch.load_file(tmp_path / "model.safetensors")
     view = state["weight"][10:]
     del state
     gc.collect()
-    assert spans.recorder.loads[0].pending()
+    (load,) = spans.recorder.loads
+    assert load.pending()
     del view
     gc.collect()
-    assert not spans.recorder.loads[0].pending()
+    assert not load.pending()
