@@ -19,7 +19,7 @@ from loadspan.guard import observed, safely
 from loadspan.instrument.bursts import Burst
 from loadspan.instrument.frames import OpenLoad, OpenStage, current
 from loadspan.instrument.live import recorder
-from loadspan.instrument.patching import OURS, Kind, library, marked, patch_type
+from loadspan.instrument.patching import Kind, library, patch_method
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -84,8 +84,7 @@ def wrap(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
 
 def record_construction(kind: Any, row: Target) -> None:
     """Record how objects of the class *kind* are constructed as *row* says: a class that a root is told of may be known only then."""
-    if getattr(kind.__init__, OURS, None) is None:
-        patch_type(kind, "__init__", marked(wrap(row, kind.__init__), row))
+    patch_method(kind, "__init__", functools.partial(wrap, row), row)
 
 
 def recorded(function: Callable[..., Any], recording: Recording, aside: Callable[[], bool] | None = None) -> Callable[..., Any]:

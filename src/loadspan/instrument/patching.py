@@ -182,6 +182,13 @@ def patch_type(kind: type, name: str, ours: Any) -> None:
     _found.append(_Patch(kind, name, raw, ours))
 
 
+def patch_method(kind: Any, name: str, replacement: Callable[[Any], Any], row: Target) -> None:
+    """Patch a method, its own or inherited, of a type that is known only now; not if it has none of that name, or has ours."""
+    method = getattr(kind, name, None)
+    if method is not None and getattr(method, OURS, None) is None:
+        patch_type(kind, name, marked(replacement(method), row))
+
+
 class Patches:
     """The patches of one instrumentor: installs rows, restores what was there."""
 

@@ -197,24 +197,31 @@ def _write_short_flux(folder: Path) -> Truth:
 _ORIGINAL = (("proj_in", "patchify_proj"), ("time_embed", "adaln_single"), ("norm_q", "q_norm"), ("norm_k", "k_norm"))
 
 
-def _write_single(folder: Path) -> Truth:
-    """LTX, as its makers name its tensors: from_single_file renames them."""
+def ltx(layers: int, seed: int) -> Any:
+    """A small transformer of LTX."""
     import diffusers
     import torch
+
+    torch.manual_seed(seed)
+    return diffusers.LTXVideoTransformer3DModel(
+        in_channels=16, out_channels=16, num_attention_heads=4, attention_head_dim=96, cross_attention_dim=384, num_layers=layers
+    )
+
+
+def original(name: str) -> str:
+    """What its makers call a tensor of LTX."""
+    for ours, theirs in _ORIGINAL:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _write_single(folder: Path) -> Truth:
+    """LTX, as its makers name its tensors: from_single_file renames them."""
     from safetensors.torch import save_file
 
-    torch.manual_seed(2)
-    model = diffusers.LTXVideoTransformer3DModel(
-        in_channels=16, out_channels=16, num_attention_heads=4, attention_head_dim=96, cross_attention_dim=384, num_layers=60
-    )
+    model = ltx(60, seed=2)
     model.save_config(folder / "ltx")
-    state = {}
-    for key, value in model.state_dict().items():
-        name = f"model.diffusion_model.{key}"
-        for ours, theirs in _ORIGINAL:
-            name = name.replace(ours, theirs)
-        state[name] = value
-    save_file(state, folder / "ltx.safetensors")
+    save_file({f"model.diffusion_model.{original(key)}": value for key, value in model.state_dict().items()}, folder / "ltx.safetensors")
     size = _bytes(model)
     return {"deserialize": size, "load_state_dict": size}
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from case import Case, Truth, held
 
+from cases.diffusers import ltx, original
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -131,58 +133,43 @@ def _of_transformers(library: str, name: str, package: str, config: Callable[[],
 # diffusers
 
 
-_LTX = {
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_attention_heads": 4,
-    "attention_head_dim": 96,
-    "cross_attention_dim": 384,
-    "num_layers": 24,
-}
-_RENAMED = (("proj_in", "patchify_proj"), ("time_embed", "adaln_single"), ("norm_q", "q_norm"), ("norm_k", "k_norm"))
-
-
 def _ltx() -> Any:
-    import diffusers
-    import torch
-
-    torch.manual_seed(1)
-    return diffusers.LTXVideoTransformer3DModel(**_LTX)
+    return ltx(24, seed=1)
 
 
 def _write_ltx(folder: Path) -> Truth:
-    import torch
-
     model = _ltx().bfloat16()
     model.save_pretrained(folder / _BASE)
-    shapes = [(module.out_features, module.in_features) for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    shapes = _linear(model)
     found = held(folder / _BASE)
     return {"deserialize": found, "load_state_dict": found, "values": sum(map(math.prod, shapes)), "rows": sum(rows for rows, _ in shapes)}
 
 
 def _scaled(truth: Truth, scale: int) -> Truth:
-    return {
-        "deserialize": truth["deserialize"],
-        "load_state_dict": truth["load_state_dict"],
-        "convert": truth["values"] + scale * truth["rows"],
-    }
+    return {**{stage: truth[stage] for stage in ("deserialize", "load_state_dict")}, "convert": truth["values"] + scale * truth["rows"]}
 
 
-def _load_torchao_ltx(folder: Path) -> Any:
+def _torchao_of_diffusers() -> Any:
     import diffusers
-    import torch
     from torchao.quantization import Int8WeightOnlyConfig
 
-    config = diffusers.TorchAoConfig(Int8WeightOnlyConfig())
-    return diffusers.LTXVideoTransformer3DModel.from_pretrained(folder / _BASE, quantization_config=config, torch_dtype=torch.bfloat16)
+    return diffusers.TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def _load_quanto_ltx(folder: Path) -> Any:
+def _quanto_of_diffusers() -> Any:
+    import diffusers
+
+    return diffusers.QuantoConfig(weights_dtype="int8")
+
+
+def _load_ltx(folder: Path, config: Callable[[], Any]) -> Any:
     import diffusers
     import torch
 
-    config = diffusers.QuantoConfig(weights_dtype="int8")
-    return diffusers.LTXVideoTransformer3DModel.from_pretrained(folder / _BASE, quantization_config=config, torch_dtype=torch.bfloat16)
+    return diffusers.LTXVideoTransformer3DModel.from_pretrained(folder / _BASE, quantization_config=config(), torch_dtype=torch.bfloat16)
+
+
+_load_torchao, _load_quanto = (partial(_load_ltx, config=config) for config in (_torchao_of_diffusers, _quanto_of_diffusers))
 
 
 def _write_gguf(folder: Path) -> Truth:
@@ -194,12 +181,10 @@ def _write_gguf(folder: Path) -> Truth:
     writer = gguf.GGUFWriter(folder / "ltx.gguf", "ltxv")
     size = 0
     for key, value in model.state_dict().items():
-        name, data = key, value.numpy()
-        for ours, theirs in _RENAMED:
-            name = name.replace(ours, theirs)
+        data = value.numpy()
         packed = gguf.GGMLQuantizationType.Q8_0 if data.ndim == 2 and data.shape[1] % 32 == 0 else None
         stored = data if packed is None else gguf.quants.quantize(data, packed)
-        writer.add_tensor(name, stored, raw_dtype=packed)
+        writer.add_tensor(original(key), stored, raw_dtype=packed)
         size += stored.nbytes
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -229,7 +214,19 @@ CASES = [
     *_of_transformers("bitsandbytes", "int8", "bitsandbytes", _eight_bits, partial(_bytes_and_scales, scale=4)),
     *_of_transformers("bitsandbytes", "nf4", "bitsandbytes", _four_bits, _halves_and_scales),
     *_of_transformers("optimum-quanto", "int8", "optimum", _quanto, partial(_bytes_and_scales, scale=2)),
-    _of_diffusers("model, torchao int8 while it loads", _write_ltx, _load_torchao_ltx, "torchao", sizes=partial(_scaled, scale=5)),
-    _of_diffusers("model, quanto int8 while it loads", _write_ltx, _load_quanto_ltx, "optimum", sizes=partial(_scaled, scale=2)),
+    _of_diffusers(
+        "model, torchao int8 while it loads",
+        _write_ltx,
+        _load_torchao,
+        "torchao",
+        sizes=partial(_scaled, scale=5),
+    ),
+    _of_diffusers(
+        "model, quanto int8 while it loads",
+        _write_ltx,
+        _load_quanto,
+        "optimum",
+        sizes=partial(_scaled, scale=2),
+    ),
     _of_diffusers("model from a single file, GGUF", _write_gguf, _load_gguf, "gguf", stages=_ALL[:3]),
 ]

@@ -16,7 +16,7 @@ from loadspan.guard import observed
 from loadspan.instrument.calls import RowRecording
 from loadspan.instrument.frames import OpenStage, current
 from loadspan.instrument.live import recorder
-from loadspan.instrument.patching import OURS, Target, marked, patch_type
+from loadspan.instrument.patching import Target, patch_method
 from loadspan.instrument.targets import moves, tensors
 
 if TYPE_CHECKING:
@@ -141,9 +141,7 @@ _inside = _Inside()
 def count_deltas(found: Iterable[Any]) -> None:
     """From now on, count the deltas that layers of these kinds compute in a merge."""
     for kind in set(map(type, found)):
-        original = getattr(kind, _DELTA, None)
-        if original is not None and getattr(original, OURS, None) is None:
-            patch_type(kind, _DELTA, marked(observed(original, _begin, _end, _fail), _ROW))
+        patch_method(kind, _DELTA, lambda original: observed(original, _begin, _end, _fail), _ROW)
 
 
 def _begin(args: Args, kwargs: Kwargs) -> tuple[OpenStage, int] | None:

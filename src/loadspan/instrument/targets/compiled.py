@@ -16,7 +16,7 @@ from loadspan.instrument.described import model_name
 from loadspan.instrument.destination import arrived, named, settled
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import tensors
-from loadspan.instrument.targets.roots import by, outermost
+from loadspan.instrument.targets.roots import inside, outermost
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
@@ -165,7 +165,7 @@ ROWS = (
         module="zipfile",
         attribute="ZipFile.read",
         stage=names.READ,
-        when=lambda args, kwargs: by("torch") is not None,
+        when=inside("torch"),
         describe=_describe_member,
         measure=_measure_member,
         why="older releases read that archive in Python, which puts together and checks what it has read",

@@ -84,8 +84,7 @@ def _declared(args: Args, kwargs: Kwargs) -> bool:
     return roots.around() is not None
 
 
-def _inside(args: Args, kwargs: Kwargs) -> bool:
-    return roots.by("diffusers") is not None
+_INSIDE = roots.inside("diffusers")
 
 
 def _describe_part(stage: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -320,7 +319,13 @@ ROWS = (
     ),
     _part("models.modeling_utils", "ModelMixin._convert_deprecated_attention_blocks", "its name in older releases", names.LOAD_STATE_DICT),
     _part("quantizers.base", "DiffusersQuantizer.preprocess_model", "replaces modules by quantized ones, before there are weights"),
-    _part("models.modeling_utils", "ModelMixin.state_dict", "lists what there is to load", names.LOAD_STATE_DICT, when=_inside),
+    _part(
+        "models.modeling_utils",
+        "ModelMixin.state_dict",
+        "lists what there is to load",
+        names.LOAD_STATE_DICT,
+        when=_INSIDE,
+    ),
     _part("models.modeling_utils", "ModelMixin.eval", "goes through all modules"),
     _part("configuration_utils", "ConfigMixin.register_to_config", "where it came from"),
     _part("models.model_loading_utils", "load_model_dict_into_meta", "puts tensors into a model built without", **_STATE_DICT),

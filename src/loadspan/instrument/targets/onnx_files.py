@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _GRAPH, _INITIALIZER, _EXTERNAL, _KEY, _VALUE = 7, 5, 13, 1, 2  # fields of ModelProto, GraphProto, TensorProto, StringStringEntryProto
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # how a field is written
-_AT_ONCE = 1 << 16  # bytes
+_AT_ONCE = 1 << 12  # bytes: what is between two tensors that are in the file is not read
 _LONGEST = 10  # bytes of a number
 _SHORT = 4096  # bytes of a file's name and of numbers written out
 

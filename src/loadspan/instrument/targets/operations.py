@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from loadspan import names
 from loadspan.guard import observed, safely
 from loadspan.instrument.live import recorder
-from loadspan.instrument.patching import OURS, Args, Kind, Kwargs, Target, argument, marked, patch_type
+from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument, patch_method
 from loadspan.instrument.targets import roots, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Collection, Iterable
 
 _OPERATION = Target(
     module="transformers.core_model_loading",
@@ -32,21 +32,14 @@ def watch(transforms: Iterable[Any]) -> None:
     """Record the operations of what a load of transformers 5 is going to do."""
     for transform in transforms:
         for operation in getattr(transform, "operations", ()):
-            _replace(type(operation), "convert", _converts)
+            patch_method(type(operation), "convert", _converts, _OPERATION)
 
 
 def watch_quantizer(quantizer: Any) -> None:
     """Record what *quantizer*, if there is one, does to weights."""
     if quantizer is not None:
-        _replace(type(quantizer), "create_quantized_param", _creates)
-        _replace(type(quantizer), "get_quantize_ops", _makes_operation)
-
-
-def _replace(kind: Any, name: str, replacement: Callable[[Any], Any]) -> None:
-    """Replace a method of a type that is known only now."""
-    method = getattr(kind, name, None)
-    if method is not None and getattr(method, OURS, None) is None:
-        patch_type(kind, name, marked(replacement(method), _OPERATION))
+        patch_method(type(quantizer), "create_quantized_param", _creates, _OPERATION)
+        patch_method(type(quantizer), "get_quantize_ops", _makes_operation, _OPERATION)
 
 
 def _makes_operation(method: Any) -> Any:
@@ -56,7 +49,7 @@ def _makes_operation(method: Any) -> Any:
     def get_quantize_ops(*args: Any, **kwargs: Any) -> Any:
         operation = method(*args, **kwargs)
         if recorder.active:
-            safely(_replace, type(operation), "convert", _converts)
+            safely(patch_method, type(operation), "convert", _converts, _OPERATION)
         return operation
 
     return get_quantize_ops

@@ -30,6 +30,11 @@ def by(library: str) -> OpenLoad | None:
     return load if load is not None and load.attributes.get(names.LOADER) == library else None
 
 
+def inside(library: str) -> Callable[[Args, Kwargs], bool]:
+    """`when` of a row: whether a call is inside a load of *library*."""
+    return lambda args, kwargs: by(library) is not None
+
+
 def outermost(library: str) -> Callable[[Args, Kwargs], bool]:
     """`when` of a row: whether a call is not inside a load of *library*."""
     return lambda args, kwargs: by(library) is None
