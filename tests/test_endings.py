@@ -34,8 +34,10 @@ with open("model.enc", "rb") as file:
         file.read(4 << 20)
         cipher.decrypt(nonce, sealed, None)
         if number == 9:
-            import time
-            time.sleep(0.3)
+            import pathlib, time
+            state, until = pathlib.Path(f"run/state-{os.getpid()}.json"), time.monotonic() + 20
+            while b'"size": 41943040' not in state.read_bytes() and time.monotonic() < until:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
