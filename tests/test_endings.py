@@ -36,7 +36,7 @@ with open("model.enc", "rb") as file:
         if number == 9:
             import pathlib, time
             state, until = pathlib.Path(f"run/state-{os.getpid()}.json"), time.monotonic() + 20
-            while b'"size": 41943040' not in state.read_bytes() and time.monotonic() < until:
+            while not (state.exists() and b'"size": 41943200' in state.read_bytes()) and time.monotonic() < until:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 """
