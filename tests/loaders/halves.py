@@ -143,7 +143,7 @@ def _last(text: str) -> str:
 def spoken(text: str) -> list[str]:
     """Lines of a standard error that are the same each time: without progress bars, addresses, times and numbers of processes."""
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", _BAR.sub("\n", text)) if line.strip() and not _TIMED.search(line)]
-    return [re.sub(r"0x[0-9a-f]+|\b\d{2}:\d{2}:\d{2}\S*( \d+(?= \S+:\d+\]))?|\bpid[ =]\d+", "~", line) for line in lines]
+    return [re.sub(r"0x[0-9a-f]+|\b\d{2}:\d{2}:\d{2}\S*( +\d+(?= \S+:\d+\]))?|\bpid[ =]\d+", "~", line) for line in lines]
 
 
 def difference(bare: Sequence[str], ours: Sequence[str]) -> str:

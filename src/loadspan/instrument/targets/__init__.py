@@ -40,6 +40,7 @@ LIBRARIES = {
     "peft": ("peft",),
     "safetensors": ("safetensors", "arrays"),
     "sentence_transformers": ("sentence_transformers",),
+    "tensorflow": ("tensorflow", "tensorflow_1"),
     "timm": ("timm",),
     "torch": ("torch", "moves", "compiled", "torch_hub", "distributed_checkpoint"),
     "transformers": ("transformers", "transformers_4", "transformers_parts"),

@@ -40,6 +40,15 @@ def find(result: Any) -> list[Any]:
     return found
 
 
+def nbytes(thing: Any) -> int | None:
+    """Bytes of one array, or of a tensor or variable of TensorFlow, which has to be asked in another way; None of anything else."""
+    size = getattr(thing, "nbytes", None)
+    if isinstance(size, int):
+        return size
+    count = getattr(getattr(thing, "shape", None), "num_elements", None)
+    return None if count is None else int((count() or 0) * thing.dtype.base_dtype.size)  # 0: text has none, and what is not made yet
+
+
 def size(result: Any) -> int:
     """Bytes of all arrays in *result*."""
     return sum(array.nbytes for array in find(result))
@@ -112,4 +121,4 @@ def _safetensors(library: str) -> tuple[Target, Target]:
     )
 
 
-ROWS = (*_safetensors("numpy"), *_safetensors("flax"))
+ROWS = (*_safetensors("numpy"), *_safetensors("flax"), *_safetensors("tensorflow"))

@@ -19,7 +19,7 @@ from loadspan.instrument.described import sample
 from loadspan.instrument.destination import arrived, named
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument, patch_type
-from loadspan.instrument.targets import tensors
+from loadspan.instrument.targets import arrays, tensors
 
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
@@ -102,9 +102,11 @@ def _opened(handle: Any, args: Args, kwargs: Kwargs) -> None:
 
 def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
     if isinstance(result, dict):
-        return sum([int(tensor.nbytes) for tensor in result.values()])
-    size = getattr(result, "nbytes", None)
-    return size if isinstance(size, int) else None
+        found = list(result.values())
+        if found and not hasattr(found[0], "nbytes"):
+            return sum([arrays.nbytes(tensor) or 0 for tensor in found])
+        return sum([int(tensor.nbytes) for tensor in found])
+    return arrays.nbytes(result)
 
 
 def _label(args: Args, kwargs: Kwargs) -> str:
