@@ -1,4 +1,4 @@
-"""Keras 3 on jax: whole models and weights alone, as `.keras` and as `.h5`."""
+"""Keras 3 on jax and on TensorFlow: whole models and weights alone, as `.keras` and as `.h5`."""
 
 from __future__ import annotations
 
@@ -73,14 +73,46 @@ def _wrong(folder: Path) -> Any:
         raise ValueError(str(error)[:100]) from None  # the rest names variables that are numbered anew
 
 
+def _write_exported(folder: Path) -> Truth:
+    model = _model()
+    model.export(folder / "exported", verbose=False)
+    folder /= "exported"
+    kept = next((folder / "variables").glob("*.data-*")).stat().st_size  # each weight twice: Keras exports them under two names
+    return {"deserialize": kept + (folder / "saved_model.pb").stat().st_size, "load_state_dict": kept}
+
+
+def _load_exported(folder: Path) -> Any:
+    import keras
+    import numpy as np
+
+    layer = keras.layers.TFSMLayer(folder / "exported", call_endpoint="serve")
+    return [np.asarray(layer(np.ones((2, _WIDTH), np.float32))), *(weight.numpy() for weight in layer.weights)]
+
+
+_ALL = ("initialize", "deserialize", "load_state_dict")
+_ON_JAX: dict[str, Any] = {"needs": ("keras", "jax", "h5py"), "environment": {"KERAS_BACKEND": "jax"}}
+_ON_TENSORFLOW: dict[str, Any] = {
+    "needs": ("keras", "tensorflow", "h5py"),
+    "environment": {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+}
+
+
 def _case(name: str, load: Any, stages: tuple[str, ...] = ("deserialize", "load_state_dict"), **more: Any) -> Case:
-    known: dict[str, Any] = {"library": "keras", "write": _write, "loader": "keras", "needs": ("keras", "jax", "h5py")}
-    return Case(name=name, load=load, stages=stages, environment={"KERAS_BACKEND": "jax"}, **(known | more))
+    known: dict[str, Any] = {"library": "keras", "write": _write, "loader": "keras"}
+    return Case(name=name, load=load, stages=stages, **(known | more))
+
+
+def _cases(where: str, on: dict[str, Any]) -> list[Case]:
+    return [
+        _case(f"load_model, .keras{where}", _load_model, _ALL, **on),
+        _case(f"load_model, .h5{where}", _load_legacy, _ALL, write=_write_legacy, **on),
+        _case(f"load_weights{where}", _load_weights, **on),
+        _case(f"load_weights of another model{where}", _wrong, ("load_state_dict",), sizes=lambda _: {}, raises="ValueError", **on),
+    ]
 
 
 CASES = [
-    _case("load_model, .keras", _load_model, ("initialize", "deserialize", "load_state_dict")),
-    _case("load_model, .h5", _load_legacy, ("initialize", "deserialize", "load_state_dict"), write=_write_legacy),
-    _case("load_weights", _load_weights),
-    _case("load_weights of another model", _wrong, ("load_state_dict",), sizes=lambda _: {}, raises="ValueError"),
+    *_cases("", _ON_JAX),
+    *_cases(", on TensorFlow", _ON_TENSORFLOW),
+    _case("TFSMLayer", _load_exported, _ALL, write=_write_exported, loader="tensorflow", **_ON_TENSORFLOW),
 ]

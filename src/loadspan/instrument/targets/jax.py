@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Measure, Target, argument
-from loadspan.instrument.targets import arrays
+from loadspan.instrument.targets import arrays, roots
 from loadspan.instrument.targets.transfers import stage_of
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ ROWS = (
         module="jax._src.compiler",
         attribute="compile_or_get_cached",
         stage=names.COMPILE,
-        when=lambda args, kwargs: bool(recorder.loads),
+        when=roots.during,
         describe=_describe_compile,
         why="what initializes random weights is compiled while a model is built",
     ),

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
-from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
-from loadspan.instrument.targets import arrays
+from loadspan.instrument.targets import arrays, roots
 from loadspan.instrument.targets.transfers import stage_of
 
 if TYPE_CHECKING:
@@ -57,17 +56,13 @@ def _once(args: Args, kwargs: Kwargs) -> bool:
     return not argument(args, kwargs, 3, "inner_path", "")
 
 
-def _in_a_load(args: Args, kwargs: Kwargs) -> bool:
-    return bool(recorder.loads)
-
-
 def _read(attribute: str, why: str) -> Target:
     return Target(
         module="h5py._hl.dataset",
         attribute=attribute,
         kind=Kind.FINE,
         stage=names.DESERIALIZE,
-        when=_in_a_load,
+        when=roots.during,
         alone=lambda args, kwargs: False,
         size=lambda result, args, kwargs: getattr(result, "nbytes", None),
         facts=lambda args, kwargs: {names.FORMAT: "hdf5"},
@@ -122,7 +117,7 @@ ROWS = (
         attribute="ZipExtFile.read",
         kind=Kind.FINE,
         stage=names.READ,
-        when=_in_a_load,
+        when=roots.during,
         alone=lambda args, kwargs: False,
         size=lambda result, args, kwargs: len(result),
         why="weights are taken out of the archive, and checked, before they are interpreted",

@@ -46,6 +46,11 @@ def same(library: str, name: str | None) -> bool:
     return load is not None and (name is None or load.name in (None, name))
 
 
+def during(args: Args, kwargs: Kwargs) -> bool:
+    """`when` of a row: whether any load is open."""
+    return bool(recorder.loads)
+
+
 def part(args: Args, kwargs: Kwargs) -> bool:
     """`when` of a row: whether a call is part of an explicit load. By itself, making a tokenizer or a module loads no model."""
     return recorder.active and around() is not None

@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from loadspan import names
+from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
 from loadspan.instrument.targets import arrays, roots
 
@@ -37,10 +38,14 @@ def of_checkpoint(position: int, name: str) -> Any:
         prefix = argument(args, kwargs, position, name)
         if hasattr(prefix, "numpy"):
             prefix = prefix.numpy()  # a tensor of text
-        for file in files(prefix):
-            frame.file(file, FORMAT)
+        _of_prefix(frame, prefix)
 
     return describe
+
+
+def _of_prefix(frame: OpenStage | OpenLoad, prefix: Any) -> None:
+    for file in files(prefix):
+        frame.file(file, FORMAT)
 
 
 def _eager() -> bool:
@@ -50,6 +55,10 @@ def _eager() -> bool:
 
 def _restores(args: Args, kwargs: Kwargs) -> bool:
     return argument(args, kwargs, 1, "save_path") is not None and _eager()
+
+
+def _late(args: Args, kwargs: Kwargs) -> bool:
+    return _eager() and recorder.same(recorder.frame(), names.LOAD_STATE_DICT) is None
 
 
 def _opens(args: Args, kwargs: Kwargs) -> bool:
@@ -67,6 +76,10 @@ def _measure_restored(frame: OpenStage | OpenLoad, result: Any, args: Args, kwar
     if found is not None:
         nodes = checkpoint.object_graph_proto.nodes  # type: ignore[union-attr] # it has the other
         frame.size = sum(arrays.nbytes(thing) or 0 for place, thing in list(found.items()) if nodes[place].attributes)
+
+
+def _describe_late(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
+    _of_prefix(frame, args[0].checkpoint.save_path_string)
 
 
 def _describe_graph(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -127,6 +140,14 @@ ROWS = (
         stage=names.INITIALIZE,
         when=roots.part,
         why="a variable that counts checkpoints: the first operation of a program waits for TensorFlow to set itself up",
+    ),
+    Target(
+        module="tensorflow.python.checkpoint.restore",
+        attribute="CheckpointPosition.restore",
+        stage=names.DESERIALIZE,
+        when=_late,
+        describe=_describe_late,
+        why="what is made after its checkpoint was restored gets its value now",
     ),
     Target(
         module="tensorflow.python.ops.gen_io_ops",
