@@ -57,7 +57,10 @@ NOT_HERE = {
 OTHER_ARRAYS = "an environment of its own has what loads models without torch"
 NOT_INSTALLED = {
     "Cryptodome": "pycryptodomex is pycryptodome under another name; both at once are not installed",
-    **dict.fromkeys(("flax", "h5py", "jax", "keras", "onnxruntime", "openvino", "orbax", "safetensors.flax"), OTHER_ARRAYS),
+    **dict.fromkeys(
+        ("flax", "h5py", "jax", "keras", "onnxruntime", "openvino", "orbax", "safetensors.flax", "safetensors.tensorflow", "tensorflow"),
+        OTHER_ARRAYS,
+    ),
 }
 """Libraries and modules that are not installed or cannot be imported here, and why that is right."""
 

@@ -126,11 +126,11 @@ def _managed(folder: Path) -> Any:
 def _restored_late(folder: Path) -> Any:
     import tensorflow as tf
 
-    model, zeros = tf.Module(), tf.zeros((_WIDTH, _WIDTH))
-    model.layers = [tf.Variable(zeros) for _ in range(_LAYERS // 2)]
+    model, layers = tf.Module(), [tf.Variable(tf.zeros((_WIDTH, _WIDTH))) for _ in range(_LAYERS)]
+    model.layers = layers[: _LAYERS // 2]
     tf.train.Checkpoint(model=model).restore(str(folder / "one-1"))
-    for _ in range(_LAYERS // 2):
-        model.layers.append(tf.Variable(zeros))
+    for layer in layers[_LAYERS // 2 :]:
+        model.layers.append(layer)  # and gets its value
     return _numbers(model)
 
 
@@ -188,7 +188,7 @@ CASES = [
     _case("Checkpoint.restore", _restored),
     _case("Checkpoint.read", _read),
     _case("CheckpointManager.restore_or_initialize", _managed),
-    _case("Checkpoint.restore before all variables are there", _restored_late, sizes=_restored_half, loads=2),
+    _case("Checkpoint.restore before all layers are there", _restored_late, sizes=_restored_half, loads=2),
     _case("load_checkpoint, tensor by tensor", _one_by_one, ("deserialize",), sizes=lambda truth: {"deserialize": truth["deserialize"]}),
     _case("Checkpoint.restore of what is not there", _not_there, (), sizes=lambda _: {}, raises="NotFoundError"),
     _case("saved_model.load of TensorFlow 1", _saved_by_1, ("deserialize", "initialize", "load_state_dict"), write=_write_session),
