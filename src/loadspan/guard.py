@@ -63,7 +63,7 @@ def attempt(function: Callable[..., _Result], *args: Any) -> tuple[_Result | Non
 def observed(
     function: Callable[..., _Result],
     start: Callable[[tuple[Any, ...], dict[str, Any]], Any],
-    finish: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], None],
+    finish: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], object],
     fail: Callable[[Any, BaseException], None],
 ) -> Callable[..., _Result]:
     """

@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import pkgutil
 import re
 from dataclasses import dataclass
@@ -18,9 +17,6 @@ from packaging.requirements import Requirement
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-ASKED = bool(os.environ.get("LOADSPAN_LOADERS_ALL"))
-"""Whether the tests are to run every case in every environment; else one of each library, here."""
 
 Truth = dict[str, int]
 """Bytes by stage name, as the files and tensors themselves have them."""

@@ -1,45 +1,60 @@
 """
-Ways of loading that this environment has the libraries for, on the real library: one of each library, all if LOADSPAN_LOADERS_ALL is set.
+Every way of loading, on the real library: here always, with other versions of the libraries while there is time.
 
-All take half an hour: `python tests/loaders/conform.py` runs them too, and docs/loaders.md is what it saw.
+An environment with other versions takes gigabytes and a quarter of an hour. One begins only within LOADSPAN_LOADERS_MINUTES of the start of
+the tests, by default none does. What did not run is skipped, and says so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import os
+import time
 
 import conform
+import environments
 import pytest
 import table
-from case import ASKED, Case, all_cases
-from judge import NotRun
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from case import all_cases
 
 BUSY = 0.7
-"""Share of a load that stages explain on any machine."""
+"""Share of a load that stages explain on any machine: what it was on a quiet one is on the page."""
+MINUTES = float(os.environ.get("LOADSPAN_LOADERS_MINUTES") or 0)
+BEGUN = time.monotonic()
 
 CASES = all_cases()
-FIRST = {case.library: case.name for _, case in reversed(CASES)}
+PLACES = [
+    (environment, case.library, case.name)
+    for environment in environments.known()
+    for module, case in CASES
+    if module.rpartition(".")[2] in (environments.cases_of(environment) or [module.rpartition(".")[2]])
+]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("loaders")
+@functools.cache
+def rows_of(environment: str) -> dict[tuple[str, str], table.Row] | str:
+    """What was seen in *environment*, where all cases run at once; or why none did."""
+    if environment != environments.CORE and time.monotonic() - BEGUN >= 60 * MINUTES:
+        return f"LOADSPAN_LOADERS_MINUTES={MINUTES:g} are over"
+    words = ["--jobs=2", *(f"--cases={part}" for part in environments.cases_of(environment))]
+    try:
+        _, rows = conform.in_environment(environment, words)
+    except environments.CannotBeMade as why:
+        return str(why)
+    return {(row["library"], row["name"]): row for row in rows}
 
 
-@pytest.mark.timeout(900)  # three processes, each with a limit of its own
-@pytest.mark.parametrize(("module", "case"), CASES, ids=[f"{case.library}: {case.name}" for _, case in CASES])
-def test_a_load_is_seen_whole_and_the_host_notices_nothing(module: str, case: Case, folder: Path) -> None:
-    if not ASKED and case.name != FIRST[case.library]:
-        pytest.skip("not run: LOADSPAN_LOADERS_ALL is not set")
-    outcome = conform.outcome_of(module, case, folder)
-    if isinstance(outcome, NotRun):
-        pytest.skip(f"not run: {outcome.why}")
-    # How much stages explain depends on how busy the machine is: what it was on a quiet one is on the page.
-    assert [wrong for wrong in outcome.wrong if not wrong.startswith("coverage ")] == []
-    assert outcome.coverage is None or outcome.coverage > BUSY
+@pytest.mark.timeout(5400)  # the first of an environment waits for all of its cases
+@pytest.mark.parametrize(("environment", "library", "name"), PLACES, ids=[f"{place[0]}-{place[1]}: {place[2]}" for place in PLACES])
+def test_a_load_is_seen_whole_and_the_host_notices_nothing(environment: str, library: str, name: str) -> None:
+    rows = rows_of(environment)
+    if isinstance(rows, str):
+        pytest.skip(f"not run: {rows}")
+    row = rows[library, name]
+    if "why" in row:
+        pytest.skip(table.verdict(row))
+    assert [wrong for wrong in row["wrong"] if not wrong.startswith("coverage ")] == []
+    assert row["coverage"] is None or row["coverage"] > BUSY
 
 
 def test_names_of_cases_are_unique() -> None:

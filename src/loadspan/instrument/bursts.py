@@ -115,8 +115,8 @@ class Burst:
 
     def end(self, size: int | None) -> int:
         """Count the call that has begun; returns the nanoseconds it took if its name is worth knowing, else 0."""
-        took = self.count(self.begun, size or 0)
-        return took if self.tally is not None and self.tally.slow(took) else 0
+        took, tally = self.count(self.begun, size or 0), self._tally
+        return took if tally is not None and tally.slow(took) else 0
 
     def fail(self, error: BaseException) -> None:
         """A call that was not announced has failed: it is one that begins and fails now."""

@@ -265,51 +265,80 @@ def _async_generator(function: Callable[..., Any], recording: Recording) -> Call
 class _Following(threading.local):
     """What counts the calls that this thread makes next, and the file that they read."""
 
-    _burst: Burst | None = None
-    _path: str | None = None
-
-    def goes_on(self, path: str | None) -> Burst | None:
-        """What counts a call that begins now, if it need not be announced."""
-        burst = self._burst
-        if burst is not None:
-            burst.begun = time.perf_counter_ns()
-            if path is self._path and burst.goes_on(burst.begun):
-                return burst
-            self._burst = None
-        return None
+    burst: Burst | None = None
+    path: str | None = None
 
     def follow(self, call: Any, size: int, path: str | None) -> None:
         """An announced call has ended: those that come next may be like it."""
         if recorder.known_by_now(call):
-            self._burst, self._path = recorder.follow(call, time.perf_counter_ns() - call.begun, size, None), path
+            self.burst, self.path = recorder.follow(call, time.perf_counter_ns() - call.begun, size, None), path
 
 
 def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     begin, end, stage = recorder.begin_fine, recorder.end_fine, row.stage
     when, path, size, label = row.when, row.path, row.size, row.label
-    following = _Following()
 
     def start(args: Args, kwargs: Kwargs) -> Any:
         if not recorder.active or (when is not None and not when(args, kwargs)):
             return None
-        where = path(args, kwargs) if path is not None else None
-        return following.goes_on(where) or begin(stage, row, args, kwargs, 0, where)
+        return begin(stage, row, args, kwargs, 0, path(args, kwargs) if path is not None else None)
 
-    def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
-        moved, known = None, type(call) is Burst
+    def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> int | None:
+        moved = None
         try:
             moved = size(result, args, kwargs) if size is not None else None
         finally:
-            slow = call.end(moved) if known else end(call, moved, None, result)  # whatever became of the size: the call is over
-        if row.bursts and not known and moved is not None and path is not None:
-            following.follow(call, moved, path(args, kwargs))
+            slow = end(call, moved, None, result)  # whatever became of the size: the call is over
         if slow and label is not None:
             recorder.name_slow(call, slow, moved, label(args, kwargs))
+        return moved
 
     def fail(call: Any, error: BaseException) -> None:
+        end(call, None, error)
+
+    if row.bursts and path is not None and size is not None:
+        return _in_bursts(original, path, size, label, (start, finish, fail))
+    return observed(original, start, finish, fail)
+
+
+def _in_bursts(
+    original: Callable[..., Any],
+    path: Callable[[Args, Kwargs], str | None],
+    size: Callable[[Any, Args, Kwargs], int | None],
+    label: Callable[[Args, Kwargs], str] | None,
+    announced: tuple[Callable[..., Any], Callable[..., int | None], Callable[..., None]],
+) -> Callable[..., Any]:
+    """Fine calls of which thousands come in a row: one in a burst is announced to nobody, and passes through as few functions as can be."""
+    following = _Following()
+    start, finish, fail = announced
+
+    def begin(args: Args, kwargs: Kwargs) -> Any:
+        burst = following.burst
+        if burst is not None:
+            burst.begun = now = time.perf_counter_ns()
+            if recorder.active and path(args, kwargs) is following.path and burst.goes_on(now):
+                return burst
+            following.burst = None
+        return start(args, kwargs)
+
+    def end(call: Any, result: Any, args: Args, kwargs: Kwargs) -> None:
+        if type(call) is Burst:
+            moved = None
+            try:
+                moved = size(result, args, kwargs)
+            finally:
+                slow = call.end(moved)
+            if slow and label is not None:
+                recorder.name_slow(call, slow, moved, label(args, kwargs))
+        else:
+            moved = finish(call, result, args, kwargs)
+            if moved is not None:
+                following.follow(call, moved, path(args, kwargs))
+
+    def failed(call: Any, error: BaseException) -> None:
         if type(call) is Burst:
             call.fail(error)
         else:
-            end(call, None, error)
+            fail(call, error)
 
-    return observed(original, start, finish, fail)
+    return observed(original, begin, end, failed)

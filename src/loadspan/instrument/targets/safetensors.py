@@ -50,6 +50,11 @@ class _Handles:
     def __init__(self) -> None:
         self._known: dict[int, _Handle] = {}
 
+    def path(self, args: Args, kwargs: Kwargs) -> str | None:
+        """The file of the handle that a method is called on."""
+        known = self._known.get(id(args[0]))
+        return None if known is None else known.path
+
     def __getitem__(self, handle: Any) -> _Handle:
         return self._known.get(id(handle), _UNKNOWN)
 
@@ -106,7 +111,8 @@ def _size(result: Any, args: Args, kwargs: Kwargs) -> int | None:
         if found and not hasattr(found[0], "nbytes"):
             return sum([arrays.nbytes(tensor) or 0 for tensor in found])
         return sum([int(tensor.nbytes) for tensor in found])
-    return arrays.nbytes(result)
+    size = getattr(result, "nbytes", None)  # asked here: one call less for each of thousands of tensors
+    return size if isinstance(size, int) else arrays.nbytes(result)
 
 
 def _label(args: Args, kwargs: Kwargs) -> str:
@@ -128,7 +134,7 @@ def _fine(attribute: str, why: str, handles: _Handles) -> Target:
         size=_size,
         label=_label,
         facts=facts,
-        path=lambda args, kwargs: handles[args[0]].path,
+        path=handles.path,
         destination=lambda args, kwargs: named(handles[args[0]].device),
         deferred=lambda args, kwargs: handles[args[0]].lazy,
         bursts=True,
