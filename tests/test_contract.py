@@ -55,12 +55,14 @@ NOT_HERE = {
 """Rows whose attribute the installed version of the library lacks, and why that is right."""
 
 OTHER_ARRAYS = "an environment of its own has what loads models without torch"
+STREAMERS = "an environment of its own has streamers and what decrypts for them"
 NOT_INSTALLED = {
     "Cryptodome": "pycryptodomex is pycryptodome under another name; both at once are not installed",
     **dict.fromkeys(
         ("flax", "h5py", "jax", "keras", "onnxruntime", "openvino", "orbax", "safetensors.flax", "safetensors.tensorflow", "tensorflow"),
         OTHER_ARRAYS,
     ),
+    **dict.fromkeys(("fastsafetensors", "pyrage", "runai_model_streamer", "tensorizer", "tink"), STREAMERS),
 }
 """Libraries and modules that are not installed or cannot be imported here, and why that is right."""
 

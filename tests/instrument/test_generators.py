@@ -12,6 +12,8 @@ from opentelemetry import trace
 from work import rest
 
 import loadspan
+from loadspan.instrument.calls import wrap
+from loadspan.instrument.patching import Kind, Target
 from recorded import Spans, check, outline, parts
 
 if TYPE_CHECKING:
@@ -243,3 +245,60 @@ def test_asynchronous_generators_at_once_keep_to_their_tasks(spans: Spans) -> No
     for load in spans.loads():
         assert outline(load["children"]) == ["download", "decrypt", "download", "decrypt", "download", "decrypt", "download"]
         check(load)
+
+
+def by_row(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    """*function*, recorded as a row of fine calls says."""
+    row = Target(module=__name__, attribute=function.__name__, kind=Kind.FINE, stage="deserialize", why="a test", **more)
+    return wrap(row, function)
+
+
+def test_each_step_of_a_fine_generator_is_a_call_with_its_bytes(spans: Spans) -> None:
+    def weights() -> Iterator[tuple[str, bytes]]:
+        for index in range(1, 4):
+            rest(0.004)
+            yield f"w{index}", bytes(1000 * index)
+
+    with loadspan.load():
+        for _ in by_row(weights, size=lambda result, *_: len(result[1]), label=lambda *_: "w")():
+            rest(0.02)
+    load = spans.load()
+    assert outline(load) == [{"load model": ["deserialize"]}]
+    check(load)
+    found = load["children"][0]["attributes"]
+    # Every next() is a call, also the one that finds nothing more: it has no bytes.
+    assert (found["loadspan.size"], found["loadspan.operation.count"]) == (6000, 4)
+    assert 0.012 <= parts(load)["deserialize"] < 0.04
+    assert parts(load)["other"] >= 0.06
+
+
+def test_send_throw_close_and_return_value_are_those_of_the_original_of_a_fine_generator(spans: Spans) -> None:
+    with loadspan.load():
+        assert converse(by_row(talk)) == converse(talk)
+    check(spans.load())
+
+
+def test_a_fine_generator_that_fails_is_recorded_as_failed(spans: Spans) -> None:
+    def weights() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    with loadspan.load(), pytest.raises(OSError, match="gone"):
+        list(by_row(weights)())
+    assert spans.load()["children"][0]["attributes"]["error.type"] == "OSError"
+
+
+def test_who_only_waits_for_bytes_that_come_all_the_while_has_no_throughput(spans: Spans) -> None:
+    def weights() -> Iterator[bytes]:
+        rest(0.004)
+        yield bytes(1000)
+
+    size = {"size": lambda result, *_: len(result)}
+    with loadspan.load():
+        list(by_row(weights, **size)())
+        with loadspan.stage("initialize"):
+            list(by_row(weights, waits=True, **size)())
+    plain, waiting = spans.load()["children"][0], spans.load()["children"][1]["children"][0]
+    assert "loadspan.throughput" in plain["attributes"]
+    assert "loadspan.throughput" not in waiting["attributes"]
+    assert waiting["attributes"]["loadspan.size"] == 1000

@@ -123,13 +123,13 @@ def of_tally(tally: Tally, *, full_paths: bool) -> dict[str, Any]:
     if tally.slowest and tally.count > 1:
         found[names.SLOWEST] = tuple(_slow(*entry) for entry in sorted(tally.slowest, reverse=True))
     found |= late.files(tally.paths, full_paths=full_paths)
-    _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or not tally.rated)
+    _throughput(found, tally.size if tally.sized else None, tally.busy, deferred=tally.deferred or tally.waits or not tally.rated)
     found |= tally.attributes
     for there in tally.destinations.values():
         there.end(tally.last, found.get(names.THROUGHPUT, 0.0))
     found |= late.devices(tally.destinations.values())
     _resident(found, tally.load, tally.met)
-    if tally.name == names.READ and tally.sized and not tally.deferred:
+    if tally.name == names.READ and tally.sized and not (tally.deferred or tally.waits):
         found[names.IO_READ] = tally.size
     if tally.name in _FROM_FILES:
         found |= late.cold(found, tally.paths, tally.size if tally.sized else None, deferred=tally.deferred)

@@ -12,29 +12,22 @@ import functools
 import inspect
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.guard import observed, safely
+from loadspan.instrument import generators
 from loadspan.instrument.bursts import Burst
-from loadspan.instrument.frames import OpenLoad, OpenStage, current
+from loadspan.instrument.frames import OpenLoad
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Kind, library, patch_method
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import Callable
 
+    from loadspan.instrument.frames import OpenStage
+    from loadspan.instrument.generators import Recording
     from loadspan.instrument.patching import Args, Kwargs, Target
-
-
-class Recording(Protocol):
-    """How calls of one function are recorded: what opens a frame, and what closes it."""
-
-    def open(self, args: Args, kwargs: Kwargs) -> OpenLoad | OpenStage | None:
-        """Open the frame of a call; None if it is not recorded."""
-
-    def close(self, frame: Any, result: Any, error: BaseException | None, args: Args, kwargs: Kwargs) -> None:
-        """Close the frame of a call that returned *result* or raised *error*."""
 
 
 class RowRecording:
@@ -90,11 +83,11 @@ def record_construction(kind: Any, row: Target) -> None:
 def recorded(function: Callable[..., Any], recording: Recording, aside: Callable[[], bool] | None = None) -> Callable[..., Any]:
     """*function*, plain, coroutine, generator or asynchronous generator, recorded; a plain one not while *aside* says so."""
     if inspect.isasyncgenfunction(function):
-        return _async_generator(function, recording)
+        return generators.async_generator(function, recording)
     if inspect.iscoroutinefunction(function):
         return _coroutine(function, recording)
     if inspect.isgeneratorfunction(function):
-        return _generator(function, recording)
+        return generators.generator(function, functools.partial(generators.CoarseSteps, recording))
     wrapper = _plain(function, recording)
     return wrapper if aside is None else _aside(function, wrapper, aside)
 
@@ -147,121 +140,6 @@ def _coroutine(function: Callable[..., Any], recording: Recording) -> Callable[.
     return wrapper
 
 
-def _step_in(frame: Any) -> None:
-    """Make *frame* current for one step of a generator: between steps the consumer works, in its own context."""
-    if frame.handle is not None:
-        frame.token = current.set(frame)
-        if frame.load.explicit and not frame.load.muted:
-            frame.context_token = frame.handle.attach()
-
-
-class _Steps:
-    """The stages of a generator's steps: each step is recorded for itself, since the time between two belongs to the consumer."""
-
-    def __init__(self, recording: Recording, args: Args, kwargs: Kwargs) -> None:
-        self._recording = recording
-        self._args = args
-        self._kwargs = kwargs
-        self._load: OpenLoad | None = None
-
-    def begin(self) -> Any:
-        """Begin a step."""
-        if self._load is not None:
-            safely(_step_in, self._load)
-            return self._load
-        frame = safely(self._recording.open, self._args, self._kwargs)
-        if isinstance(frame, OpenLoad):
-            self._load = frame
-        elif isinstance(frame, OpenStage):
-            frame.step = True
-        return frame
-
-    def end(self, frame: Any, item: Any, error: BaseException | None) -> None:
-        """End a step that brought *item* or raised *error*."""
-        if frame is None:
-            return
-        if frame is self._load:
-            safely(recorder.leave_context, frame)
-        else:
-            safely(self._recording.close, frame, item, error, self._args, self._kwargs)
-
-    def close(self, error: BaseException | None) -> None:
-        """The generator is exhausted, closed or failed."""
-        if self._load is not None:
-            safely(self._recording.close, self._load, None, error, self._args, self._kwargs)
-            self._load = None
-
-
-def _generator(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        inner = function(*args, **kwargs)
-        steps = _Steps(recording, args, kwargs)
-        failed: BaseException | None = None
-        try:
-            action, given = inner.send, None
-            while True:
-                frame = steps.begin()
-                try:
-                    item = action(given)
-                except StopIteration as stop:
-                    steps.end(frame, None, None)
-                    return stop.value
-                except BaseException as error:
-                    steps.end(frame, None, error)
-                    failed = error
-                    raise
-                steps.end(frame, item, None)
-                try:
-                    given = yield item
-                    action = inner.send
-                except GeneratorExit:
-                    inner.close()
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - the host's, handed on to its generator, which decides
-                    action, given = inner.throw, thrown
-        finally:
-            steps.close(failed)
-            failed = given = None  # its traceback holds this frame: a circle that would keep the host's tensors until it is collected
-
-    return wrapper
-
-
-def _async_generator(function: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        inner = function(*args, **kwargs)
-        steps = _Steps(recording, args, kwargs)
-        failed: BaseException | None = None
-        try:
-            action, given = inner.asend, None
-            while True:
-                frame = steps.begin()
-                try:
-                    item = await action(given)
-                except StopAsyncIteration:
-                    steps.end(frame, None, None)
-                    return
-                except BaseException as error:
-                    steps.end(frame, None, error)
-                    failed = error
-                    raise
-                steps.end(frame, item, None)
-                try:
-                    given = yield item
-                    action = inner.asend
-                except GeneratorExit:
-                    await inner.aclose()
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - as above
-                    action, given = inner.athrow, thrown
-        finally:
-            steps.close(failed)
-            failed = given = None  # its traceback holds this frame: as above
-
-    return wrapper
-
-
 class _Following(threading.local):
     """What counts the calls that this thread makes next, and the file that they read."""
 
@@ -276,7 +154,7 @@ class _Following(threading.local):
 
 def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     begin, end, stage = recorder.begin_fine, recorder.end_fine, row.stage
-    when, path, size, label = row.when, row.path, row.size, row.label
+    when, path, size, label, thing = row.when, row.path, row.size, row.label, row.thing
 
     def start(args: Args, kwargs: Kwargs) -> Any:
         if not recorder.active or (when is not None and not when(args, kwargs)):
@@ -284,11 +162,12 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
         return begin(stage, row, args, kwargs, 0, path(args, kwargs) if path is not None else None)
 
     def finish(call: Any, result: Any, args: Args, kwargs: Kwargs) -> int | None:
-        moved = None
+        moved, made = None, result
         try:
             moved = size(result, args, kwargs) if size is not None else None
+            made = thing(result) if thing is not None else result
         finally:
-            slow = end(call, moved, None, result)  # whatever became of the size: the call is over
+            slow = end(call, moved, None, made)  # whatever became of the size: the call is over
         if slow and label is not None:
             recorder.name_slow(call, slow, moved, label(args, kwargs))
         return moved
@@ -296,6 +175,8 @@ def _fine(row: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     def fail(call: Any, error: BaseException) -> None:
         end(call, None, error)
 
+    if inspect.isgeneratorfunction(original):
+        return generators.generator(original, functools.partial(generators.FineSteps, start, finish, fail))
     if row.bursts and path is not None and size is not None:
         return _in_bursts(original, path, size, label, (start, finish, fail))
     return observed(original, start, finish, fail)

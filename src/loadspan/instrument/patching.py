@@ -68,6 +68,8 @@ class Target:
     """Coarse calls: whether an exception is an answer (there is no such file) and no failure."""
     size: Callable[[Any, Args, Kwargs], int | None] | None = None
     """Fine calls: bytes, from the result and the arguments."""
+    thing: Callable[[Any], Any] | None = None
+    """Fine calls: what of a result an implicit load is to know again, where that is a part of it."""
     label: Callable[[Args, Kwargs], str] | None = None
     """Fine calls: name of this one among the slowest."""
     facts: Callable[[Args, Kwargs], dict[str, Any]] | None = None
@@ -78,6 +80,8 @@ class Target:
     """Fine calls: the device that they bring bytes to, where that is not the host."""
     deferred: Callable[[Args, Kwargs], bool] | None = None
     """Fine calls: whether the bytes arrive later."""
+    waits: bool = False
+    """Fine calls: whether they but wait for bytes that come all the while, so that bytes by their seconds are no throughput."""
     when: Callable[[Args, Kwargs], bool] | None = None
     """Whether a call is of interest at all; asked first and always, so it must cost next to nothing."""
     alone: Callable[[Args, Kwargs], bool] | None = None

@@ -117,6 +117,7 @@ class Recorder(Quick):
             if row is not None:
                 if row.facts is not None:
                     tally.describe(row.facts(args, kwargs))
+                tally.waits = tally.waits or row.waits
                 if row.deferred is not None and row.deferred(args, kwargs):
                     tally.deferred = True
                 there = row.destination(args, kwargs) if row.destination is not None else None

@@ -65,6 +65,7 @@ class Tally:
         "unseen",
         "usage",
         "waiting",
+        "waits",
     )
 
     def __init__(self, name: str, load: OpenLoad, parent: OpenStage | None, apart: str = "") -> None:
@@ -90,6 +91,8 @@ class Tally:
         self.quick = 0
         """Nanoseconds in quick calls that the partition was not told of yet."""
         self.deferred = False
+        self.waits = False
+        """Whether bytes came outside of its calls, too: by the seconds of these they are no throughput."""
         self.exclusive = 0
         """Nanoseconds that its nodes which are settled had for themselves, less those that spans have told of."""
         self.bursts: tuple[Burst, ...] = ()
@@ -206,6 +209,7 @@ class Tally:
         self.concurrency = max(self.concurrency, other.concurrency)
         self.sized = self.sized or other.sized
         self.deferred = self.deferred or other.deferred
+        self.waits = self.waits or other.waits
         self.rated = self.rated and other.rated
         self.measured = self.measured or other.measured
         self.error = self.error or other.error

@@ -1,5 +1,5 @@
 """
-Decryption: cryptography (AEAD classes, `Cipher`, Fernet), pycryptodome and PyNaCl.
+Decryption: cryptography (AEAD classes, `Cipher`, Fernet), pycryptodome, PyNaCl, pyrage (age) and Tink.
 
 Programs decrypt small things all day: sessions, cookies, packets. Only what is as large as weights may open a load; below that a call
 counts in a load that is declared, or in an implicit one that it demonstrably belongs to. Calls nest (`decrypt_and_verify` in `decrypt` in a
@@ -9,14 +9,17 @@ counter mode, Fernet in `Cipher`): the outermost is counted. Of what a call is g
 from __future__ import annotations
 
 import functools
+import io
+import os
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from loadspan import names
 from loadspan.guard import safely
 from loadspan.instrument.calls import wrap
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target
+from loadspan.instrument.targets import arrays
 from loadspan.instrument.targets.roots import OPENS
 
 if TYPE_CHECKING:
@@ -80,10 +83,13 @@ def size_of(data: Any) -> int | None:
         return None  # no buffer, or one that was released: the host's call will say so
 
 
+_NOWHERE = 1 << 10  # a position that no argument has
+
+
 class _Given:
     """Where a function takes what it is to decrypt; nowhere without a name."""
 
-    def __init__(self, position: int = 1 << 10, name: str = "") -> None:
+    def __init__(self, position: int = _NOWHERE, name: str = "") -> None:
         self.position = position
         self._name = name
 
@@ -96,7 +102,8 @@ def _row(module: str, attribute: str, given: _Given, facts: _Facts, why: str) ->
     def large(args: Args, kwargs: Kwargs) -> bool:
         return (size_of(given(args, kwargs)) or 0) >= OPENS
 
-    position = given.position
+    plain = type(given) is _Given
+    position = given.position if plain else _NOWHERE
 
     def worth_asking(args: Args, kwargs: Kwargs) -> bool:
         # All that a small call costs while nothing is being loaded, so the usual one is spelled out.
@@ -119,7 +126,7 @@ def _row(module: str, attribute: str, given: _Given, facts: _Facts, why: str) ->
         when=worth_asking,
         alone=large,
         joins=chunk,
-        buffer=given,
+        buffer=given if plain else None,
         size=size,
         facts=facts,
         why=why,
@@ -270,4 +277,61 @@ def _nacl() -> Iterator[Target]:
     yield _row("nacl.bindings.crypto_secretstream", function, _Given(1, "c"), _always(cipher), "a file chunk by chunk")
 
 
-ROWS = (*_cryptography(), *_pycryptodome("Crypto"), *_pycryptodome("Cryptodome"), *_nacl())
+# pyrage, which is age
+
+_AGE = "ChaCha20-Poly1305"
+
+
+class _File(_Given):
+    """A file that a function is given, by path or open: what is decrypted is all of it."""
+
+    def __call__(self, args: Args, kwargs: Kwargs) -> Any:
+        """As many bytes as it has, none of which is there."""
+        return _Length(_length(super().__call__(args, kwargs)))
+
+
+class _Length(NamedTuple):
+    nbytes: int
+
+
+def _length(file: Any) -> int:
+    """Bytes of a file, given by path or open; 0 where that cannot be known without reading it."""
+    if isinstance(file, str | os.PathLike):
+        return arrays.file_size(file) or 0
+    if isinstance(file, io.BytesIO):
+        return file.getbuffer().nbytes
+    try:
+        return os.fstat(file.fileno()).st_size
+    except (AttributeError, OSError):
+        return 0
+
+
+def _age() -> Iterator[Target]:
+    yield _row("pyrage", "decrypt", _Given(0, "ciphertext"), _always(_AGE), "a whole file")
+    yield _row("pyrage", "decrypt_file", _File(0, "infile"), _always(_AGE), "one file into another")
+    yield _row("pyrage", "decrypt_io", _File(0, "reader"), _always(_AGE), "one open file into another")
+    yield _row("pyrage", "passphrase.decrypt", _Given(0, "ciphertext"), _always(_AGE), "a whole file, and scrypt of its passphrase")
+
+
+# Tink
+
+
+def _stream_is_large(args: Args, kwargs: Kwargs) -> bool:
+    return _length(getattr(args[0]._ciphertext_source, "_input_stream", None)) >= OPENS  # noqa: SLF001 - asking it would read
+
+
+def _tink() -> Iterator[Target]:
+    given = _Given(1, "ciphertext")
+    yield _row("tink.aead._aead_wrapper", "_WrappedAead.decrypt", given, _always(None), "a whole file")
+    yield Target(
+        module="tink.streaming_aead._streaming_aead_wrapper",
+        attribute="_DecryptingStreamWrapper.read",
+        kind=Kind.FINE,
+        stage=names.DECRYPT,
+        alone=_stream_is_large,
+        size=lambda result, args, kwargs: None if result is None else len(result),
+        why="a buffer full of an encrypted stream, which it reads",
+    )
+
+
+ROWS = (*_cryptography(), *_pycryptodome("Crypto"), *_pycryptodome("Cryptodome"), *_nacl(), *_age(), *_tink())
