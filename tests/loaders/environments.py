@@ -1,7 +1,7 @@
 """
 Environments with other versions of the libraries, one for each file in `environments/`: `NAME.txt` lists what it has.
 
-Made with uv below ~/.cache/loadspan-loaders (or $LOADSPAN_LOADERS), a folder for each content of the file; an old one is removed.
+Made with uv below ~/.cache/loadspan-loaders (or $LOADERS_CACHE), a folder for each content of the file; an old one is removed.
 The first line of a file may name a Python: `# python 3.10`, and the modules of `cases` that it is for: `# python 3.11, cases quantized`.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 FILES = HERE / "environments"
-CACHE = Path(os.environ.get("LOADSPAN_LOADERS") or Path.home() / ".cache" / "loadspan-loaders")
+CACHE = Path(os.environ.get("LOADERS_CACHE") or Path.home() / ".cache" / "loadspan-loaders")
 CORE = "core"
 _LONGEST = 3000  # seconds: some gigabytes
 

@@ -1,7 +1,7 @@
 """
 Every way of loading, on the real library: here always, with other versions of the libraries while there is time.
 
-An environment with other versions takes gigabytes and a quarter of an hour. One begins only within LOADSPAN_LOADERS_MINUTES of the start of
+An environment with other versions takes gigabytes and a quarter of an hour. One begins only within LOADERS_MINUTES of the start of
 the tests, by default none does. What did not run is skipped, and says so.
 """
 
@@ -19,7 +19,7 @@ from case import all_cases
 
 BUSY = 0.7
 """Share of a load that stages explain on any machine: what it was on a quiet one is on the page."""
-MINUTES = float(os.environ.get("LOADSPAN_LOADERS_MINUTES") or 0)
+MINUTES = float(os.environ.get("LOADERS_MINUTES") or 0)
 BEGUN = time.monotonic()
 
 CASES = all_cases()
@@ -35,7 +35,7 @@ PLACES = [
 def rows_of(environment: str) -> dict[tuple[str, str], table.Row] | str:
     """What was seen in *environment*, where all cases run at once; or why none did."""
     if environment != environments.CORE and time.monotonic() - BEGUN >= 60 * MINUTES:
-        return f"LOADSPAN_LOADERS_MINUTES={MINUTES:g} are over"
+        return f"LOADERS_MINUTES={MINUTES:g} are over"
     words = ["--jobs=2", *(f"--cases={part}" for part in environments.cases_of(environment))]
     try:
         _, rows = conform.in_environment(environment, words)
