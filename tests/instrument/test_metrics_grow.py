@@ -92,17 +92,19 @@ def test_bytes_from_storage_are_counted_while_they_come_and_in_all_as_the_load_s
     for path in paths:
         path.write_bytes(os.urandom(2 << 20))
         evicted(path)
-    seen = []
+    seen = {0.0}
     with loadspan.load("cold"):
         for path in paths:
             path.read_bytes()
-            time.sleep(0.15)
-            seen.append(measured.value(metric_names.STORAGE_READ))
+            until = time.monotonic() + 3  # on a busy machine it is told of less often
+            while (value := measured.value(metric_names.STORAGE_READ)) in seen and time.monotonic() < until:
+                time.sleep(0.05)
+            seen.add(value)
     measured.points(metric_names.LOAD_COUNT)
     (root,) = [span for span in measured.spans.get_finished_spans() if span.name == names.LOAD_SPAN]
     if root.attributes[names.IO_STORAGE_READ] < 8 << 21:
         pytest.skip("this file system has no block device, or keeps its pages")
-    assert len(set(seen)) >= 3
+    assert len(seen) >= 3
     assert measured.value(metric_names.STORAGE_READ) == root.attributes[names.IO_STORAGE_READ]
 
 

@@ -83,10 +83,12 @@ def _write_stream(folder: Path) -> Truth:
     return _truth(folder, plain, len(plain))
 
 
-def _weights(decrypted: Callable[[], bytes]) -> Any:
+def _weights(read: Callable[[], Any], decrypted: Callable[[Any], bytes]) -> Any:
     from safetensors.torch import load  # before anything is decrypted: importing torch takes longer
 
-    return dict(sorted(load(decrypted()).items()))  # in an order that is another each time
+    sealed = read()
+    plain = decrypted(sealed)
+    return dict(sorted(load(plain).items()))  # in an order that is another each time
 
 
 def _identity(folder: Path) -> Any:
@@ -98,19 +100,20 @@ def _identity(folder: Path) -> Any:
 def _age(folder: Path) -> Any:
     import pyrage
 
-    return _weights(lambda: pyrage.decrypt((folder / "model.enc").read_bytes(), [_identity(folder)]))
+    identity = _identity(folder)
+    return _weights((folder / "model.enc").read_bytes, lambda sealed: pyrage.decrypt(sealed, [identity]))
 
 
 def _age_stream(folder: Path) -> Any:
     import pyrage
 
-    def decrypted() -> bytes:
+    def decrypted(sealed: Any) -> bytes:
         plain = io.BytesIO()
-        with (folder / "model.enc").open("rb") as sealed:
+        with sealed:
             pyrage.decrypt_io(sealed, plain, [_identity(folder)])
         return plain.getvalue()
 
-    return _weights(decrypted)
+    return _weights(lambda: (folder / "model.enc").open("rb"), decrypted)
 
 
 def _age_file(folder: Path) -> Any:
@@ -124,7 +127,7 @@ def _age_file(folder: Path) -> Any:
 def _age_passphrase(folder: Path) -> Any:
     import pyrage
 
-    return _weights(lambda: pyrage.passphrase.decrypt((folder / "model.enc").read_bytes(), _SECRET))
+    return _weights((folder / "model.enc").read_bytes, lambda sealed: pyrage.passphrase.decrypt(sealed, _SECRET))
 
 
 def _age_wrong(folder: Path) -> Any:
@@ -134,16 +137,19 @@ def _age_wrong(folder: Path) -> Any:
 
 
 def _tink_whole(folder: Path) -> Any:
-    return _weights(lambda: _aead(folder).decrypt((folder / "model.enc").read_bytes(), b"about"))
+    key = _aead(folder)
+    return _weights((folder / "model.enc").read_bytes, lambda sealed: key.decrypt(sealed, b"about"))
 
 
 def _tink_stream(folder: Path) -> Any:
-    def decrypted() -> bytes:
-        with _streaming(folder).new_decrypting_stream((folder / "model.enc").open("rb"), b"about") as opened:
+    key = _streaming(folder)
+
+    def decrypted(sealed: Any) -> bytes:
+        with key.new_decrypting_stream(sealed, b"about") as opened:
             plain: bytes = opened.read()
         return plain
 
-    return _weights(decrypted)
+    return _weights(lambda: (folder / "model.enc").open("rb"), decrypted)
 
 
 _ALL = ("read", "decrypt", "deserialize")
@@ -156,8 +162,16 @@ def _case(library: str, name: str, write: Callable[[Path], Truth], load: Any, st
 
 CASES = [
     _case("pyrage", "decrypt", _write_age, _age),
-    _case("pyrage", "decrypt_io", _write_age, _age_stream),
-    _case("pyrage", "decrypt_file", _write_age, _age_file, ("decrypt", "deserialize"), sizes=lambda truth: {**truth, "read": 0}),
+    _case("pyrage", "decrypt_io", _write_age, _age_stream, loader="pyrage"),
+    _case(
+        "pyrage",
+        "decrypt_file",
+        _write_age,
+        _age_file,
+        ("decrypt", "deserialize"),
+        sizes=lambda truth: {**truth, "read": 0},
+        loader="pyrage",
+    ),
     _case(
         "pyrage",
         "decrypt, another key",
@@ -166,9 +180,9 @@ CASES = [
         ("read", "decrypt"),
         sizes=lambda _: {},
         raises="DecryptError",
-        loader="pyrage",
+        loader="none",  # the program read the file itself
     ),
     _case("pyrage", "passphrase.decrypt", _write_passphrase, _age_passphrase),
     _case("tink", "Aead.decrypt", _write_tink, _tink_whole),
-    _case("tink", "StreamingAead, new_decrypting_stream", _write_stream, _tink_stream),
+    _case("tink", "StreamingAead, new_decrypting_stream", _write_stream, _tink_stream, loader="tink"),
 ]

@@ -97,7 +97,7 @@ def _sealed(folder: Path) -> Any:
 def _wrong_key(folder: Path) -> Any:
     from tensorizer import DecryptionParams
 
-    return _tensorizer(folder, encryption=DecryptionParams.from_string("another"))
+    return _tensorizer(folder, encryption=DecryptionParams.from_string("another"), num_readers=1)
 
 
 def _as_state(folder: Path) -> Any:

@@ -323,15 +323,17 @@ def _stream_is_large(args: Args, kwargs: Kwargs) -> bool:
 def _tink() -> Iterator[Target]:
     given = _Given(1, "ciphertext")
     yield _row("tink.aead._aead_wrapper", "_WrappedAead.decrypt", given, _always(None), "a whole file")
-    yield Target(
-        module="tink.streaming_aead._streaming_aead_wrapper",
-        attribute="_DecryptingStreamWrapper.read",
-        kind=Kind.FINE,
-        stage=names.DECRYPT,
-        alone=_stream_is_large,
-        size=lambda result, args, kwargs: None if result is None else len(result),
-        why="a buffer full of an encrypted stream, which it reads",
-    )
+    # It is in an `io.BufferedReader`, which asks for a buffer full, or for all: then what is asked for piece by piece is joined.
+    for method in ("read", "readinto", "readall"):
+        yield Target(
+            module="tink.streaming_aead._streaming_aead_wrapper",
+            attribute=f"_DecryptingStreamWrapper.{method}",
+            kind=Kind.FINE,
+            stage=names.DECRYPT,
+            alone=_stream_is_large,
+            size=lambda result, args, kwargs: result if isinstance(result, int) else size_of(result),
+            why="an encrypted stream, which it reads",
+        )
 
 
 ROWS = (*_cryptography(), *_pycryptodome("Crypto"), *_pycryptodome("Cryptodome"), *_nacl(), *_age(), *_tink())

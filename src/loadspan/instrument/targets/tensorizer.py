@@ -36,12 +36,12 @@ def _loaded(deserializer: Any) -> list[Any]:
 
 
 def _measure_file(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
-    frame.outputs = sample(_loaded(args[0]))
+    frame.outputs = [args[0], *sample(_loaded(args[0]))]
 
 
 def _describe_module(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
     frame.module = argument(args, kwargs, 1, "m")
-    frame.things = _loaded(args[0])
+    frame.things = [args[0], *_loaded(args[0])]
 
 
 def _measure_module(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:
