@@ -135,6 +135,10 @@ class Burst:
             self._blocked += min(spent[0], self._busy - busy)
             self._waiting += spent[2]
 
+    def interrupt(self) -> None:
+        """Have the next call announced."""
+        self._until = 0
+
     def follows(self, tally: Tally | None) -> bool:
         """Whether calls that follow one of *tally* are calls of this burst."""
         return tally is self._tally and get_ident() == self._thread and current.get() is self._frame

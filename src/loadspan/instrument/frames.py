@@ -48,6 +48,7 @@ class OpenStage(Described):
         "before_process",
         "brought",
         "cancelled",
+        "closed",
         "context_token",
         "declared",
         "deferred",
@@ -109,7 +110,8 @@ class OpenStage(Described):
         """Whether its load had no span left for it."""
         self.step = False
         """Whether it is one step of a generator: one of many, however long it takes."""
-        self.cancelled = False
+        self.cancelled = self.closed = False
+        """Closed: threads that were started in it may go on, and are in what is around it."""
         self.alone = True
         self.inner_attributes: dict[str, Any] | None = None
         """What calls of the same stage in it have in common."""

@@ -326,8 +326,8 @@ class Loads(Tallies):
     def frame(self) -> OpenLoad | OpenStage | None:
         """The innermost open frame of this context, or the load that this thread works for."""
         frame = current.get()
-        while frame is not None and frame.load.closed:
-            frame = frame.load.parent
+        while frame is not None and (frame.closed or frame.load.closed):
+            frame = frame.load.parent if frame.load.closed else frame.parent
         if frame is None and self.loads and implicit.caller.starter is None:
             roots = [load for load in self.loads if load.explicit and load.parent is None]
             # A thread that was born during the one open load, and of which nobody knows who started it, works for that load.

@@ -61,7 +61,7 @@ class Recorder(Quick):
         if running and any(call.stage == stage for call in running):
             return None  # the outermost of nested calls counts
         frame = current.get()
-        if frame is None or frame.load.closed:
+        if frame is None or frame.closed or frame.load.closed:
             frame = self.frame() or self._place_fine(stage, row, args, kwargs or {}, path)
         if frame is None or frame.load.muted:
             return None
@@ -219,6 +219,7 @@ class Recorder(Quick):
             if deferred:
                 tally.deferred = True
             slow = self.counted(tally, took, now, size, error, result)
+            self.outlived(tally)
         self.spent(load, [node.parent for node in call.nodes or tally.nodes], now)
         return slow
 

@@ -148,6 +148,9 @@ class Stages(Loads):
         if stage.handle.name != stage.name:
             stage.handle.rename(stage.name)  # what it was is known only now
         with load.lock:
+            stage.closed = True
+            for tally in stage.tallies.values():
+                tally.interrupt()
             self.collect(stage)
             self.leave(load, stage.nodes, end)
             stage.exclusive = stage.nodes[0].exclusive if stage.nodes else 0

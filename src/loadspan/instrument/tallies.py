@@ -74,6 +74,22 @@ class Tallies(Times):
         for tally in sorted(frame.tallies.values(), key=lambda tally: tally.first):
             self.emit(load, tally)
 
+    def outlived(self, tally: Tally) -> None:
+        """
+        A call of *tally* has ended: if its stage is closed, and what it had tallied is shown, it counts in what is around that.
+
+        The load's lock is held.
+        """
+        stage = tally.parent
+        if stage is None or not stage.closed:
+            return
+        around: OpenLoad | OpenStage | None = stage
+        while isinstance(around, OpenStage) and around.closed:
+            around = around.parent
+        if around is not None:
+            self.tally(around, tally.name, tally.apart).take(tally)
+            tally.reset()
+
     def emit(self, load: OpenLoad, tally: Tally) -> None:
         """Show what a tally has counted since the last time. The load's lock is held."""
         self.collect_one(tally)

@@ -166,6 +166,11 @@ class Tally:
         for burst in self.bursts:
             burst.tell()
 
+    def interrupt(self) -> None:
+        """Have the next call announced: what it is counted in is over."""
+        for burst in self.bursts:
+            burst.interrupt()
+
     def slow(self, took: int) -> bool:
         """Whether a call that took so long is among the slowest so far."""
         return len(self.slowest) < SLOWEST or took > self.slowest[0][0]
