@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from loadspan import names
 from loadspan.instrument.calls import wrap
-from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target
+from loadspan.instrument.targets import roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,7 @@ _FUNCTIONS = (
     ("nacl.pwhash.argon2i", "kdf", "Argon2i"),
     ("nacl.pwhash.argon2id", "kdf", "Argon2id"),
     ("nacl.pwhash.scrypt", "kdf", "scrypt"),
+    ("tensorizer._crypt._encryption", "PWHash.hash", "Argon2id"),
 )
 _WHY = "seconds that are no cipher's"
 
@@ -58,10 +59,6 @@ class _Function:
         return self.__qualname__  # type: ignore[attr-defined, no-any-return] # of the original, which is pickled by its name as well
 
 
-def _loading(args: Args, kwargs: Kwargs) -> bool:
-    return bool(recorder.loads)
-
-
 def _never(args: Args, kwargs: Kwargs) -> bool:
     return False
 
@@ -77,7 +74,7 @@ def _row(module: str, attribute: str, function: str) -> Target:
         attribute=attribute,
         kind=Kind.FINE,
         stage=names.DECRYPT,
-        when=_loading,
+        when=roots.during,
         alone=_never,
         apart=names.KEY_DERIVATION_TIME,
         facts=facts,

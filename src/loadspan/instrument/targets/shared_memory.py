@@ -16,6 +16,7 @@ from loadspan import names
 from loadspan.instrument.caching import FOLDER
 from loadspan.instrument.live import recorder
 from loadspan.instrument.patching import Args, Kind, Kwargs, Target, argument
+from loadspan.instrument.targets import roots
 from loadspan.instrument.targets.roots import OPENS
 
 if TYPE_CHECKING:
@@ -83,10 +84,6 @@ def _not_yet(args: Args, kwargs: Kwargs) -> bool:
     return bool(recorder.loads) and not args[0].is_shared()
 
 
-def _loading(args: Args, kwargs: Kwargs) -> bool:
-    return bool(recorder.loads)
-
-
 def _never(args: Args, kwargs: Kwargs) -> bool:
     return False
 
@@ -111,7 +108,7 @@ def _attached(attribute: str, position: int) -> Target:
         attribute=f"UntypedStorage.{attribute}",
         kind=Kind.FINE,
         stage=names.CACHE,
-        when=_loading,
+        when=roots.during,
         alone=_never,
         joins=_never,
         size=lambda result, args, kwargs: int(args[position]),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LIBRARY = "tensorflow"
 _CHECKPOINT, _READER = "tensorflow.python.checkpoint.checkpoint", "tensorflow.python.training.py_checkpoint_reader"
-FORMAT = "tensor_bundle"
+_FORMAT = "tensor_bundle"
 """What TensorFlow calls the format of its checkpoints."""
 
 
@@ -38,14 +38,15 @@ def of_checkpoint(position: int, name: str) -> Any:
         prefix = argument(args, kwargs, position, name)
         if hasattr(prefix, "numpy"):
             prefix = prefix.numpy()  # a tensor of text
-        _of_prefix(frame, prefix)
+        of_prefix(frame, prefix)
 
     return describe
 
 
-def _of_prefix(frame: OpenStage | OpenLoad, prefix: Any) -> None:
+def of_prefix(frame: OpenStage | OpenLoad, prefix: Any) -> None:
+    """Say that a stage is about the files of the checkpoint *prefix*."""
     for file in files(prefix):
-        frame.file(file, FORMAT)
+        frame.file(file, _FORMAT)
 
 
 def _eager() -> bool:
@@ -79,7 +80,7 @@ def _measure_restored(frame: OpenStage | OpenLoad, result: Any, args: Args, kwar
 
 
 def _describe_late(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    _of_prefix(frame, args[0].checkpoint.save_path_string)
+    of_prefix(frame, args[0].checkpoint.save_path_string)
 
 
 def _describe_graph(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
@@ -165,7 +166,7 @@ ROWS = (
         stage=names.DESERIALIZE,
         when=roots.outermost(_LIBRARY),
         path=_reader_path,
-        facts=lambda args, kwargs: {names.FORMAT: FORMAT},
+        facts=lambda args, kwargs: {names.FORMAT: _FORMAT},
         why="opens a checkpoint for who reads it tensor by tensor",
     ),
     Target(
@@ -176,7 +177,7 @@ ROWS = (
         when=roots.outermost(_LIBRARY),
         size=lambda result, args, kwargs: getattr(result, "nbytes", None),
         label=lambda args, kwargs: os.fsdecode(argument(args, kwargs, 1, "tensor_str")),
-        facts=lambda args, kwargs: {names.FORMAT: FORMAT},
+        facts=lambda args, kwargs: {names.FORMAT: _FORMAT},
         why="a tensor of it, as a numpy array",
     ),
 )

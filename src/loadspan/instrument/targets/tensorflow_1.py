@@ -64,8 +64,7 @@ def _measure_restored(frame: OpenStage | OpenLoad, result: Any, args: Args, kwar
 
 
 def _describe_variables(frame: OpenStage | OpenLoad, args: Args, kwargs: Kwargs) -> None:
-    for file in tensorflow.files(args[0]._variables_path):  # noqa: SLF001 - where else would it be
-        frame.file(file, tensorflow.FORMAT)
+    tensorflow.of_prefix(frame, args[0]._variables_path)  # noqa: SLF001 - where else would it be
 
 
 def _measure_variables(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs: Kwargs) -> None:

@@ -2,7 +2,8 @@
 tensorizer: files of tensors, read by several threads, which may decrypt them.
 
 The constructor reads everything, or nothing yet (`lazy_load`): then whoever asks for tensors pays. Threads of its own read into the memory
-of each tensor (`read`, where the file is a local one), decrypt there, and hand the tensors on one by one.
+of each tensor (`read`, where the file is a local one), decrypt there, and hand the tensors on one by one. The row of
+its key derivation is beside those of other libraries.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from loadspan.instrument.targets import roots, tensors
 if TYPE_CHECKING:
     from loadspan.instrument.frames import OpenLoad, OpenStage
 
-_MODULE, _CRYPT = "tensorizer.serialization", "tensorizer._crypt._encryption"
+_MODULE = "tensorizer.serialization"
 _FORMAT = "tensorizer"
 
 
@@ -48,10 +49,6 @@ def _measure_module(frame: OpenStage | OpenLoad, result: Any, args: Args, kwargs
     frame.size = tensors.sizes(_loaded(args[0]))
 
 
-def _facts(args: Args, kwargs: Kwargs) -> dict[str, Any]:
-    return {names.FORMAT: _FORMAT}
-
-
 ROWS = (
     Target(
         module=_MODULE,
@@ -68,8 +65,7 @@ ROWS = (
         stage=names.DESERIALIZE,
         size=lambda result, args, kwargs: int(result.parameter.nbytes),
         thing=lambda result: result.parameter,
-        label=lambda args, kwargs: "tensor",
-        facts=_facts,
+        facts=lambda args, kwargs: {names.FORMAT: _FORMAT},
         why="tensor by tensor as they come from the threads: in the constructor, or when a lazy one is asked",
     ),
     Target(
@@ -81,24 +77,13 @@ ROWS = (
         why="tensors become the module's; a lazy one reads them now",
     ),
     Target(
-        module=_CRYPT,
+        module="tensorizer._crypt._encryption",
         attribute="_EncryptionManager._inplace_decrypt",
         kind=Kind.FINE,
         stage=names.DECRYPT,
         when=roots.during,
-        size=lambda result, args, kwargs: len(argument(args, kwargs, 1, "buffer")) if result is None else int(result),
+        size=lambda result, args, kwargs: int(result),
         facts=lambda args, kwargs: {names.CIPHER: "XSalsa20-Poly1305"},
         why="a chunk of a tensor, in a thread of a pool",
-    ),
-    Target(
-        module=_CRYPT,
-        attribute="PWHash.hash",
-        kind=Kind.FINE,
-        stage=names.DECRYPT,
-        when=roots.during,
-        alone=lambda args, kwargs: False,
-        apart=names.KEY_DERIVATION_TIME,
-        facts=lambda args, kwargs: {names.CIPHER: "Argon2"},
-        why="key derivation has no bytes to be divided by",
     ),
 )
